@@ -1,0 +1,105 @@
+"""Sphinx: API pages from the docstrings, the gallery from catalogue and records."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE))
+
+project = "Thalweg"
+author = "The Thalweg developers"
+copyright = "2026, The Thalweg developers"
+version = release = "0.1.0"
+
+extensions = ["numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.intersphinx"]
+intersphinx_mapping: dict[str, tuple[str, None]] = {}
+exclude_patterns = ["_build"]
+html_theme = "pydata_sphinx_theme"
+html_title = "Thalweg"
+html_show_sourcelink = False
+html_theme_options = {"show_prev_next": False, "show_toc_level": 2}
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+autodoc_typehints = "none"
+# scikit-learn generates these for every estimator; their docstrings refer to pages of its own.
+GENERATED = ("set_fit_request", "set_score_request", "set_transform_request", "set_output")
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    "exclude-members": ",".join(GENERATED),
+}
+
+
+def domains() -> list[str]:
+    """Return the subpackages that hold methods."""
+    stubs = (ROOT / "src" / "thalweg").glob("*/__init__.pyi")
+    return sorted(s.parent.name for s in stubs if s.parent.name != "study" and public_names(s))
+
+
+def public_names(stub: Path) -> list[str]:
+    """Return the names that a stub exports, in its order."""
+    body = ast.parse(stub.read_text(encoding="utf-8")).body
+    return [
+        alias.asname
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    ]
+
+
+def write_api(domain: str) -> None:
+    """Write the page of a domain: one section a public name."""
+    import importlib
+    import inspect
+
+    module = importlib.import_module(f"thalweg.{domain}")
+    heading = f"thalweg.{domain}"
+    lines = [f".. _api-{domain}:", "", heading, "=" * len(heading), "", module.__doc__ or "", ""]
+    for name in public_names(ROOT / "src" / "thalweg" / domain / "__init__.pyi"):
+        target = getattr(module, name)
+        kind = "autoclass" if inspect.isclass(target) else "autofunction"
+        if not callable(target):
+            kind = "autodata"
+        lines += [name, "-" * len(name), "", f".. {kind}:: thalweg.{domain}.{name}", ""]
+    page = HERE / "generated" / f"{domain}.rst"
+    page.write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_gallery() -> None:
+    """Write the gallery: every paper with a study, its state, its figures."""
+    from thalweg.catalogue import papers
+    from thalweg.study.gallery import shown_records, state
+
+    lines = ["Gallery", "=======", "", "What each study measured; kept records.", ""]
+    for entry in papers():
+        if entry.planned:
+            continue
+        shown = shown_records(entry.slug, ROOT / "records", ROOT / "no-runs")
+        lines += [entry.title, "-" * (2 * len(entry.title)), "", f"{entry.use}.", ""]
+        lines += [f"``thalweg run {entry.slug}``: **{state(entry, shown)}**", ""]
+        for item in shown:
+            if item.figure is not None:
+                path = Path("../..") / item.figure.relative_to(ROOT)
+                lines += [f".. image:: {path.as_posix()}", f"   :alt: {entry.title}", ""]
+            for claim in item.record.claims:
+                measured = f"{claim.measured}: {claim.figure} (asked {claim.comparison})"
+                text = f"{claim.verdict}: {claim.statement}. {measured}"
+                lines += ["- " + text.replace("*", r"\*").replace("|", r"\|").replace("_", r"\_")]
+            lines.append("")
+    planned = [entry for entry in papers() if entry.planned]
+    lines += ["Planned", "-------", "", f"{len(planned)} papers have no study yet:", ""]
+    lines += [f"- {entry.title} ({entry.domain})" for entry in planned]
+    (HERE / "generated" / "gallery.rst").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def setup(app: object) -> None:
+    """Write the generated pages before Sphinx reads them."""
+    (HERE / "generated").mkdir(exist_ok=True)
+    for domain in domains():
+        write_api(domain)
+    write_gallery()

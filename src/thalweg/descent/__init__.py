@@ -1,0 +1,5 @@
+"""Points move along gradients: first order, stochastic, momentum, constraints, manifolds."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,17 @@
+from .matrix_parameters import split_parameters as split_parameters
+from .muon import Muon as Muon
+from .muon import MuonWithAdamW as MuonWithAdamW
+from .non_euclidean import norm_trust_region as norm_trust_region
+from .non_euclidean_bounds import nonconvex_bound as nonconvex_bound
+from .non_euclidean_bounds import nonconvex_parameters as nonconvex_parameters
+from .non_euclidean_bounds import star_convex_bound as star_convex_bound
+from .non_euclidean_bounds import star_convex_parameters as star_convex_parameters
+from .norm_optimizer import NormTrustRegion as NormTrustRegion
+from .norms import dual_norm as dual_norm
+from .norms import dual_norm_constant as dual_norm_constant
+from .norms import lmo as lmo
+from .norms import primal_norm as primal_norm
+from .trust_region_steps import L1 as L1
+from .trust_region_steps import Box as Box
+from .trust_region_steps import SquaredL2 as SquaredL2
+from .trust_region_steps import trust_region_step as trust_region_step

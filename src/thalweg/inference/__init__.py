@@ -1,0 +1,5 @@
+"""Beliefs: Hamiltonian and Langevin sampling, variational inference, Gaussian processes."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""Matrices: polar factors, square roots, Jacobi, completion, fixed points, attention."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

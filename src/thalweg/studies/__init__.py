@@ -1,0 +1,1 @@
+"""Studies: each module reruns the claims of one paper, in a folder per domain."""

@@ -1,0 +1,1 @@
+"""Studies of the descent domain, one module a paper."""

@@ -1,0 +1,1 @@
+"""Studies of the inference domain, one module a paper."""

@@ -1,0 +1,1 @@
+"""Studies of the linalg domain, one module a paper."""

@@ -1,0 +1,1 @@
+"""Studies of the streams domain, one module a paper."""

@@ -1,0 +1,1 @@
+"""Studies of the transport domain, one module a paper."""

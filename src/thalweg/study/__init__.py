@@ -1,0 +1,5 @@
+"""The machinery of studies: claims, presets, records, runs, verification and the site."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

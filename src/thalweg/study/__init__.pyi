@@ -1,0 +1,15 @@
+from .claims import Claim as Claim
+from .claims import Comparison as Comparison
+from .claims import Judgement as Judgement
+from .claims import at_least as at_least
+from .claims import at_most as at_most
+from .claims import between as between
+from .claims import equals as equals
+from .claims import reported as reported
+from .record import Outcome as Outcome
+from .record import Record as Record
+from .runner import run_study as run_study
+from .studies import FileMethod as FileMethod
+from .studies import Setup as Setup
+from .studies import Study as Study
+from .studies import load as load
