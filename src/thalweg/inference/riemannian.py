@@ -132,7 +132,7 @@ def sample_rmhmc(
 def softabs(hessian: MetricFunction, alpha: float = 1e6) -> MetricFunction:
     """Return the metric that replaces each curvature k of the target by ``k coth(alpha k)``.
 
-    That is |k| where |k| is large against 1/alpha, and 1/alpha where the target is flat.
+    That is abs(k) where it is large against 1/alpha, and 1/alpha where the target is flat.
 
     Parameters
     ----------
