@@ -66,7 +66,7 @@ def write_api(domain: str) -> None:
         if not callable(target):
             kind = "autodata"
         lines += [name, "-" * len(name), "", f".. {kind}:: thalweg.{domain}.{name}", ""]
-    page = HERE / "generated" / f"{domain}.rst"
+    page = HERE / "generated" / f"api-{domain}.rst"
     page.write_text("\n".join(lines), encoding="utf-8")
 
 

@@ -70,5 +70,11 @@ def test_text_is_no_array():
         check_array("C", "many")
 
 
+def test_imaginary_parts_are_not_dropped():
+    with pytest.raises(TypeError, match="C must be an array of float64, got list"):
+        check_array("C", [1.0, 2j])
+    assert check_array("C", [1.0, 2j], dtype=None).dtype == complex
+
+
 def test_arrays_are_not_tensors():
     assert not is_torch_tensor(np.zeros(2))

@@ -95,7 +95,7 @@ def check_array(
     *,
     ndim: int | None = None,
     shape: tuple[int | None, ...] | None = None,
-    dtype: DTypeLike = np.float64,
+    dtype: DTypeLike | None = np.float64,
     finite: bool = True,
 ) -> NDArray[Any]:
     """Return `value` as an array of `dtype`, checked for dimensions, shape and finite entries.
@@ -123,7 +123,10 @@ def check_array(
         If its axes, shape or entries are not as required.
     """
     try:
-        array = np.asarray(value, dtype=dtype)
+        array = np.asarray(value)
+        if array.dtype.kind == "c" and dtype is not None and np.dtype(dtype).kind != "c":
+            raise TypeError("complex entries")
+        array = array if dtype is None else array.astype(dtype, copy=False)
     except (TypeError, ValueError) as error:
         kind = "any type" if dtype is None else np.dtype(dtype).name
         raise TypeError(f"{name} must be an array of {kind}, got {type(value).__name__}") from error

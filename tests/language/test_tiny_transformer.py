@@ -55,6 +55,14 @@ def test_embed_blocks_and_head_compose_to_the_model():
     torch.testing.assert_close(net.head(hidden), net(ids))
 
 
+def test_blocks_whose_outputs_are_silenced_pass_the_stream_on():
+    net, hidden = model(), torch.randn(2, 5, 16)
+    for block in net.blocks:
+        for out in (block.attention_out, block.perceptron_out):
+            torch.nn.init.zeros_(out.weight)
+        torch.testing.assert_close(block(hidden), hidden, rtol=0, atol=0)
+
+
 def test_training_learns_a_periodic_text():
     text = CharText("abcd" * 40)
     net = TinyTransformer(4, width=16, depth=1, heads=2, context=8, rng=0)

@@ -35,7 +35,7 @@ def energy_distance(
     *,
     squared: bool = True,
     unbiased: bool = True,
-    block: int = 2048,
+    block: int = 512,
 ) -> float:
     """Return the energy distance ``2 E|X-Y| - E|X-X'| - E|Y-Y'|`` of two clouds.
 
@@ -48,7 +48,7 @@ def energy_distance(
     unbiased : bool, default True
         Leave out the pairs of a point with itself (U-statistic), which needs two points a side and
         can be negative; False averages over all pairs (V-statistic).
-    block : int, default 2048
+    block : int, default 512
         Rows a block.
 
     Returns
@@ -83,7 +83,7 @@ def mmd(
     bandwidth: float | Sequence[float] | None = None,
     unbiased: bool = True,
     squared: bool = True,
-    block: int = 2048,
+    block: int = 512,
 ) -> Any:
     """Return the kernel mean discrepancy (MMD) of two clouds.
 
@@ -102,7 +102,7 @@ def mmd(
         can be negative; False averages over all pairs (V-statistic).
     squared : bool, default True
         False gives the square root; negative estimates become 0.
-    block : int, default 2048
+    block : int, default 512
         Rows a block; tensors are not cut into blocks.
 
     Returns
@@ -273,10 +273,12 @@ def _distances(A: Floats, B: Floats) -> Floats:
     """Distances: by a matrix product where that is much cheaper, with its rounding repaired."""
     if A.shape[1] < 8:
         return cdist(A, B)
-    squares = _squared_distances(A, B)
+    squares = A @ (-2 * B.T)
+    squares += (A * A).sum(1)[:, None]
+    squares += (B * B).sum(1)
     scale = (A * A).sum(1).max(initial=0.0) + (B * B).sum(1).max(initial=0.0)
-    rows, columns = np.nonzero(squares < 1e-8 * scale)
-    if rows.size:
+    if squares.min(initial=np.inf) < 1e-8 * scale:
+        rows, columns = np.nonzero(squares < 1e-8 * scale)
         squares[rows, columns] = ((A[rows] - B[columns]) ** 2).sum(1)
     return np.sqrt(squares, out=squares)
 
