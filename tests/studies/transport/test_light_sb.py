@@ -43,7 +43,7 @@ def test_density_of_the_roll_has_mass_one():
 
 
 def test_extended_potentials_of_shifted_normals_reach_the_known_optimum():
-    """N(0, 1) to N(0, s^2): the least loss is that of the Gaussian potential; 0.02 by 400 points."""
+    """N(0, 1) to N(0, s^2) has a Gaussian potential; 0.02 nats by the 400 points of the sample."""
     epsilon, s, n = 1.0, 1.5, 400
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(n, 1)), s * rng.normal(size=(n, 1))

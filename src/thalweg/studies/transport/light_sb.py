@@ -92,7 +92,7 @@ def fit_error(pair, X, Y, test_points, rng, n_components=50, **options):
 
 def compare_with_recipe(setup, rng):
     """Error and time of both recipes at several lengths, averaged over pairs."""
-    our_steps = [150, 500, 1500]
+    our_steps = [50, 300, 1500]
     recipe_steps = [int(RECIPE_STEPS * setup.recipe_share * s) for s in (0.1, 0.3, 1.0)]
     ours, recipe, n = [], [], setup.pair_points
     for _ in range(setup.pairs):
@@ -407,13 +407,13 @@ STUDY = Study(
         "pairs": 2,
         "easy_pairs": 1,
         "test_points": 3000,
-        "roll_steps": 500,
+        "roll_steps": 300,
         "pair_points": 200_000,
         "recipe_share": 0.05,
         "dimensions": False,
         "approximation": False,
         "all_cells": False,
-        "cells": 4000,
+        "cells": 3000,
         "matched_cells": 1000,
     },
     full={
