@@ -223,7 +223,7 @@ def draw(results, figure):
         axes.set_yticks(place, results["top_teams"], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("log strength ± standard error")
-        axes.set_title("Strongest teams since 1872, draws left out", fontsize=10, loc="left")
+        axes.set_title("Strongest teams, draws left out", fontsize=10, loc="left")
 
 
 def rank_file(path, setup, out, rng, report):
