@@ -301,7 +301,6 @@ def polar_of_file(path, setup, out, rng, report):
         "schedule": setup.schedule,
         "residual after each step": residuals,
         "residual": residuals[-1],
-        "written": str(target),
     }
 
 
