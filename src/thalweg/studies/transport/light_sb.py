@@ -298,7 +298,7 @@ def draw(results, figure):
     left.set(xlabel="fitting time [s]", ylabel="error of the plan\n(cBW$_2$-UVP) [%]")
     left.set_title("known plan, 2 dimensions, epsilon = 0.1; steps written", fontsize=10)
     left.margins(x=0.18, y=0.2)
-    left.legend(fontsize=9, loc="best")
+    left.legend(fontsize=9, loc="lower left")
     draw_cells(results, right)
 
 
