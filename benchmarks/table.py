@@ -128,7 +128,7 @@ def show(domain: str, rows: list[dict[str, Any]], missing: list[str]) -> None:
 def cells(row: dict[str, Any]) -> list[str]:
     ours, peer = row["ours"], row["peer"]
     if peer is None:
-        return [row["workload"], seconds(ours), "none installed", "", "", accuracy(ours)]
+        return [row["workload"], seconds(ours), "no peer", "", "", accuracy(ours)]
     version = f" {peer['version']}" if peer["version"] else ""
     target = "" if peer["target"] is None else f">= {peer['target']:g}"
     return [
