@@ -153,21 +153,7 @@ def polar_express_schedule(
     half = _check_degree(degree) // 2
     cushion = check_real("cushion", cushion, at_least=0, below=1)
     safety = check_real("safety", safety, at_least=1)
-    rows = np.empty((n_iter, half + 1))
-    high = 1.0
-    for t in range(n_iter):
-        row, error = minimax_odd_polynomial(max(low, cushion * high), high, degree)
-        image_of_low = float(_evaluate(row, low))
-        if low < cushion * high:
-            centre = (image_of_low + 1 + error) / 2
-            row, low = row / centre, image_of_low / centre
-        else:
-            low = 1 - error
-        rows[t] = row
-        low = min(low, 1.0)
-        high = 2 - low
-    rows[:-1] /= safety ** np.arange(1, 2 * half + 2, 2)
-    return rows
+    return _polar_express(n_iter, low, half, cushion, safety).copy()
 
 
 def named_schedule(name: str, n_iter: int) -> NDArray[np.float64]:
@@ -333,6 +319,27 @@ def _critical_points(row: NDArray[np.float64]) -> NDArray[np.float64]:
     squares = poly.polyroots(poly.polytrim(row * np.arange(1, 2 * len(row), 2)))
     real = squares.real[np.abs(squares.imag) <= 1e-7 * np.abs(squares)]
     return np.sqrt(real[real > 0])
+
+
+@lru_cache
+def _polar_express(
+    n_iter: int, low: float, half: int, cushion: float, safety: float
+) -> NDArray[np.float64]:
+    rows = np.empty((n_iter, half + 1))
+    high = 1.0
+    for t in range(n_iter):
+        row, error = minimax_odd_polynomial(max(low, cushion * high), high, 2 * half + 1)
+        image_of_low = float(_evaluate(row, low))
+        if low < cushion * high:
+            centre = (image_of_low + 1 + error) / 2
+            row, low = row / centre, image_of_low / centre
+        else:
+            low = 1 - error
+        rows[t] = row
+        low = min(low, 1.0)
+        high = 2 - low
+    rows[:-1] /= safety ** np.arange(1, 2 * half + 2, 2)
+    return rows
 
 
 def _cubic(low: float) -> tuple[NDArray[np.float64], float]:
