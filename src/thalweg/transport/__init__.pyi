@@ -11,10 +11,10 @@ from .metrics import median_distance as median_distance
 from .metrics import mmd as mmd
 from .metrics import sliced_wasserstein as sliced_wasserstein
 from .metrics import wasserstein as wasserstein
+from .plan_sparsity import assignment_gap as assignment_gap
+from .plan_sparsity import plan_sparsity_bound as plan_sparsity_bound
 from .reference import BrownianReference as BrownianReference
-from .sinkhorn import assignment_gap as assignment_gap
 from .sinkhorn import entropic_plan as entropic_plan
-from .sinkhorn import plan_sparsity_bound as plan_sparsity_bound
 from .sinkhorn import sample_plan as sample_plan
 from .sinkhorn import sinkhorn as sinkhorn
 from .sinkhorn import sinkhorn_newton_sparse as sinkhorn_newton_sparse
