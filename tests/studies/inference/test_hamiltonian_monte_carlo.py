@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from thalweg.inference import leapfrog
-from thalweg.studies.inference.hamiltonian_monte_carlo import (
+from thalweg.studies.inference._hamiltonian_targets import (
     centred,
     eight_schools,
     funnel,
