@@ -317,23 +317,6 @@ def test_parameters_of_each_type_are_trained_in_it(dtype):
     assert model(batch(0, dtype)).square().mean().item() < 0.3 * before
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "expected"),
-    [({"avx2": True}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16), ({}, torch.float32)],
-)
-def test_auto_takes_bfloat16_only_where_the_processor_multiplies_it(
-    monkeypatch, capabilities, expected
-):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    muon._multiplies_bfloat16.cache_clear()
-    try:
-        options = Muon([matrix(2, 2)]).param_groups[0]
-        assert muon._work_dtype(matrix(2, 2), options) == expected
-        assert muon._work_dtype(matrix(2, 2).double(), options) == torch.float64
-    finally:
-        muon._multiplies_bfloat16.cache_clear()
-
-
 def test_work_in_bfloat16_is_that_of_float32_rounded():
     steps = []
     for dtype in (torch.float32, torch.bfloat16):

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from thalweg._torch import torch
 from thalweg._validation import check_count, check_option, check_real
+from thalweg.descent._work_dtype import WORK_DTYPES, work_dtype
 from thalweg.descent.matrix_parameters import Head, split_named_parameters
 from thalweg.linalg.polar import NORM_MARGIN, polar_factor
 from thalweg.linalg.sign_polynomials import SCHEDULE_NAMES, check_schedule, named_schedule
@@ -30,7 +31,6 @@ nn, dist = torch.nn, torch.distributed
 
 TABLE_ROWS = 8
 NORM_FLOOR = 1e-7
-_DTYPES = ("auto", torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 class Muon(torch.optim.Optimizer):
@@ -60,8 +60,8 @@ class Muon(torch.optim.Optimizer):
         Scale of a step by its matrix: ``max(1, rows / columns)^0.5``, or ``0.2 max(rows,
         columns)^0.5``, which suits learning rates tuned for AdamW.
     dtype : torch.dtype or "auto", default "auto"
-        What the polar factor is computed in. "auto" is bfloat16 where the hardware multiplies it,
-        float32 elsewhere, and float64 for parameters of that type.
+        What the polar factor is computed in. "auto" is bfloat16 for matrices large enough to gain
+        where the hardware multiplies it, float64 for such parameters and float32 elsewhere.
     group : ProcessGroup or False, optional
         When `torch.distributed` is initialised, each rank of this group (None: all ranks) computes
         the polar factors of its share of the parameters and gathers the others. All ranks must hold
@@ -175,7 +175,7 @@ class Muon(torch.optim.Optimizer):
             options["n_iter"],
             _table(options["schedule"]),
             normalize=False,
-            dtype=_work_dtype(parameter, options),
+            dtype=work_dtype(parameter, options["dtype"]),
             check_finite=False,
         )
 
@@ -186,7 +186,7 @@ class Muon(torch.optim.Optimizer):
         size, rank = dist.get_world_size(group), dist.get_rank(group)
         order = sorted(range(len(moving)), key=lambda i: -moving[i][0].numel())
         shares = [[moving[i] for i in order[r::size]] for r in range(size)]
-        dtype = reduce(torch.promote_types, (_work_dtype(p, g) for p, g in moving))
+        dtype = reduce(torch.promote_types, (work_dtype(p, g["dtype"]) for p, g in moving))
         length = max(sum(p.numel() for p, _ in share) for share in shares)
         mine = torch.zeros(length, dtype=dtype, device=moving[0][0].device)
         offset = 0
@@ -356,7 +356,7 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
         "schedule": schedule,
         "n_iter": check_count("n_iter", options["n_iter"]),
         "adjust": check_option("adjust", options["adjust"], ("original", "match_rms_adamw")),
-        "dtype": check_option("dtype", options["dtype"], _DTYPES),
+        "dtype": check_option("dtype", options["dtype"], WORK_DTYPES),
     }
 
 
@@ -401,26 +401,6 @@ def _table(schedule: str | tuple[tuple[float, ...], ...]) -> NDArray[np.float64]
     if isinstance(schedule, str):
         return named_schedule(schedule, TABLE_ROWS)
     return np.array(schedule)
-
-
-def _work_dtype(parameter: torch.Tensor, options: dict[str, Any]) -> torch.dtype:
-    if options["dtype"] != "auto":
-        return options["dtype"]
-    if parameter.dtype == torch.float64:
-        return torch.float64
-    return torch.bfloat16 if _multiplies_bfloat16(parameter.device) else torch.float32
-
-
-@lru_cache
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware has products of bfloat16; emulated ones are far slower than float32."""
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
-    return False
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -15,10 +15,11 @@ Optimization" (2025), arXiv 2503.12645, Algorithms 1 and 2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from thalweg._torch import torch
 from thalweg._validation import check_option, check_real
+from thalweg.descent._work_dtype import WORK_DTYPES, work_dtype
 from thalweg.descent.norms import (
     NORMS,
     ORTHOGONALISERS,
@@ -63,9 +64,9 @@ class NormTrustRegion(torch.optim.Optimizer):
         "before" averages steepest directions instead of gradients.
     vector_norm : {"linf", "l2", "l1"}, default "linf"
         Norm for parameters of fewer than two axes.
-    dtype : torch.dtype, optional
-        Type in which the polynomials work, such as bfloat16 on an accelerator; by default that of
-        the parameter.
+    dtype : torch.dtype or "auto", default "auto"
+        Type in which the polynomials work. "auto" is bfloat16 for matrices large enough to gain
+        where the hardware multiplies it, float64 for such parameters and float32 elsewhere.
 
     Raises
     ------
@@ -100,7 +101,7 @@ class NormTrustRegion(torch.optim.Optimizer):
         orthogonaliser: Orthogonaliser = "newton-schulz",
         orthogonalise: str = "after",
         vector_norm: Norm = "linf",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | Literal["auto"] = "auto",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -191,10 +192,11 @@ class NormTrustRegion(torch.optim.Optimizer):
         norm = group["norm"] if parameter.ndim >= 2 else group["vector_norm"]
         before = group["orthogonalise"] == "before"
         alpha = group["alpha"]
+        dtype = work_dtype(parameter, group["dtype"])
         state = self.state[parameter]
 
         def direction(m: torch.Tensor) -> torch.Tensor:
-            return steepest(m, norm, group["orthogonaliser"], group["dtype"])
+            return steepest(m, norm, group["orthogonaliser"], dtype)
 
         assert parameter.grad is not None
         sample = direction(parameter.grad) if before else parameter.grad
@@ -222,6 +224,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
     check_option("vector_norm", settings["vector_norm"], VECTOR_NORMS)
     check_option("orthogonaliser", settings["orthogonaliser"], ORTHOGONALISERS)
     check_option("orthogonalise", settings["orthogonalise"], ("after", "before"))
+    check_option("dtype", settings["dtype"], WORK_DTYPES)
 
 
 def _check_gradient(parameter: torch.Tensor) -> None:
