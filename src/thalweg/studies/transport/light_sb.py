@@ -297,8 +297,8 @@ def draw(results, figure):
             left.annotate(f"{steps:,}", (s, e), (5, 4), textcoords="offset points", fontsize=8)
     left.set(xlabel="fitting time [s]", ylabel="error of the plan\n(cBW$_2$-UVP) [%]")
     left.set_title("known plan, 2 dimensions, epsilon = 0.1; steps written", fontsize=10)
-    left.margins(x=0.18, y=0.2)
-    left.legend(fontsize=9, loc="lower left")
+    left.margins(x=0.18, y=0.25)
+    left.legend(fontsize=9, loc="upper right")
     draw_cells(results, right)
 
 
