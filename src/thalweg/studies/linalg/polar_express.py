@@ -267,7 +267,7 @@ def _draw_losses(axes, results):
         ylabel="best validation loss (nats a character)",
         title="Character transformer trained with Muon",
     )
-    axes.legend(loc="best")
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.9))
 
 
 def _draw_matrix(axes, results):
@@ -341,7 +341,7 @@ STUDY = Study(
         "seeds": 2,
         "width": 64,
         "context": 64,
-        "batch": 32,
+        "batch": 24,
         "windows": 128,
     },
     run=run,
