@@ -1,3 +1,6 @@
+from .fixed_point import dependency_depth as dependency_depth
+from .fixed_point import jacobi_error_bound as jacobi_error_bound
+from .fixed_point import solve_feedforward as solve_feedforward
 from .heavy_tails import hill_estimator as hill_estimator
 from .heavy_tails import tail_index as tail_index
 from .heavy_tails import tail_index_mc as tail_index_mc
