@@ -24,12 +24,18 @@ from .random_products import LyapunovConstants as LyapunovConstants
 from .random_products import lyapunov_constants as lyapunov_constants
 from .random_products import product_moment_bound as product_moment_bound
 from .random_products import product_quantile_bound as product_quantile_bound
+from .root_approximants import approximation_error as approximation_error
+from .root_approximants import pade_coefficients as pade_coefficients
+from .root_approximants import taylor_coefficients as taylor_coefficients
 from .sign_polynomials import compose_schedule as compose_schedule
 from .sign_polynomials import convergence_bound as convergence_bound
 from .sign_polynomials import minimax_odd_polynomial as minimax_odd_polynomial
 from .sign_polynomials import named_schedule as named_schedule
 from .sign_polynomials import polar_express_schedule as polar_express_schedule
 from .sign_polynomials import worst_case_error as worst_case_error
+from .square_root import matrix_inv_sqrt as matrix_inv_sqrt
+from .square_root import matrix_sqrt as matrix_sqrt
+from .square_root import solve_lyapunov_sign as solve_lyapunov_sign
 from .stochastic_approximation import ChainProgress as ChainProgress
 from .stochastic_approximation import ErrorParts as ErrorParts
 from .stochastic_approximation import error_parts as error_parts
@@ -43,3 +49,5 @@ from .stochastic_samplers import TabulatedSampler as TabulatedSampler
 from .stochastic_samplers import finite_sampler as finite_sampler
 from .stochastic_samplers import lms_sampler as lms_sampler
 from .stochastic_samplers import td_sampler as td_sampler
+from .whitening import CovariancePooling as CovariancePooling
+from .whitening import ZCAWhitening as ZCAWhitening
