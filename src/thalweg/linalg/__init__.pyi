@@ -9,6 +9,7 @@ from .jacobi import jacobi_svd as jacobi_svd
 from .jacobi import pairwise_cholesky as pairwise_cholesky
 from .jacobi import pairwise_factor as pairwise_factor
 from .jacobi import pairwise_qr as pairwise_qr
+from .matrix_completion import MatrixCompletion as MatrixCompletion
 from .pair_results import PairHistory as PairHistory
 from .pair_results import PairProgress as PairProgress
 from .pair_results import PairResult as PairResult
@@ -33,6 +34,8 @@ from .sign_polynomials import minimax_odd_polynomial as minimax_odd_polynomial
 from .sign_polynomials import named_schedule as named_schedule
 from .sign_polynomials import polar_express_schedule as polar_express_schedule
 from .sign_polynomials import worst_case_error as worst_case_error
+from .sketched_lstsq import SketchedLstsqInfo as SketchedLstsqInfo
+from .sketched_lstsq import sketched_lstsq as sketched_lstsq
 from .square_root import matrix_inv_sqrt as matrix_inv_sqrt
 from .square_root import matrix_sqrt as matrix_sqrt
 from .square_root import solve_lyapunov_sign as solve_lyapunov_sign
@@ -49,5 +52,7 @@ from .stochastic_samplers import TabulatedSampler as TabulatedSampler
 from .stochastic_samplers import finite_sampler as finite_sampler
 from .stochastic_samplers import lms_sampler as lms_sampler
 from .stochastic_samplers import td_sampler as td_sampler
+from .subspaces import incoherence as incoherence
+from .subspaces import subspace_distance as subspace_distance
 from .whitening import CovariancePooling as CovariancePooling
 from .whitening import ZCAWhitening as ZCAWhitening
