@@ -1,7 +1,14 @@
 from .autoregressive import MADE as MADE
 from .autoregressive import sample_autoregressive as sample_autoregressive
+from .error_propagation import propagate_attention_error as propagate_attention_error
+from .map_decoder import MapDecoder as MapDecoder
+from .next_scale import NextScaleTransformer as NextScaleTransformer
+from .next_scale import count_flops as count_flops
 from .recurrent import JacobiBackwardRNN as JacobiBackwardRNN
 from .recurrent import rnn_adjoint as rnn_adjoint
+from .residual_quantizer import ResidualQuantizer as ResidualQuantizer
 from .tiny_transformer import CharText as CharText
 from .tiny_transformer import TinyTransformer as TinyTransformer
 from .tiny_transformer import language_loss as language_loss
+from .upsampling import area_downsample as area_downsample
+from .upsampling import bicubic_upsample as bicubic_upsample

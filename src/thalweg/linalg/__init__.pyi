@@ -1,3 +1,11 @@
+from .attention import attention_numerical_rank as attention_numerical_rank
+from .attention import exact_attention as exact_attention
+from .attention import max_inner_product_exceeds as max_inner_product_exceeds
+from .exp_polynomials import attention_rank as attention_rank
+from .exp_polynomials import critical_bound as critical_bound
+from .exp_polynomials import exp_degree as exp_degree
+from .exp_polynomials import exp_polynomial as exp_polynomial
+from .exp_polynomials import taylor_degree as taylor_degree
 from .fixed_point import dependency_depth as dependency_depth
 from .fixed_point import jacobi_error_bound as jacobi_error_bound
 from .fixed_point import solve_feedforward as solve_feedforward
@@ -9,6 +17,9 @@ from .jacobi import jacobi_svd as jacobi_svd
 from .jacobi import pairwise_cholesky as pairwise_cholesky
 from .jacobi import pairwise_factor as pairwise_factor
 from .jacobi import pairwise_qr as pairwise_qr
+from .low_rank_attention import attention_flops_per_token as attention_flops_per_token
+from .low_rank_attention import monomial_features as monomial_features
+from .low_rank_attention import polynomial_attention as polynomial_attention
 from .matrix_completion import MatrixCompletion as MatrixCompletion
 from .pair_results import PairHistory as PairHistory
 from .pair_results import PairProgress as PairProgress
