@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from thalweg.transport import BrownianReference
+from thalweg.transport import BrownianReference, sample_neighbours
 
 N = 40_000
 SIGMAS = 4.5
@@ -126,3 +126,52 @@ def test_times_outside_their_range_are_refused(method, arguments, match):
 def test_points_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match="x0 and x1 must have one shape"):
         BrownianReference().bridge(np.zeros((2, 2)), np.zeros((3, 2)), 0.5)
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_neighbours_have_the_joint_law_of_the_bridge(form):
+    """Cov(X_s, X_t) = (1-s)(1-t) S0 + s t S1 + ((1-s) t + s (1-t)) C + eps s (1-t), s <= t."""
+    epsilon, times, C = 1.5, np.array([0.0, 0.3, 0.8, 1.0]), 0.4
+    ends = np.random.default_rng(5).multivariate_normal([1, -1], [[1, C], [C, 2]], size=3 * N)
+    x0, x1 = ends[:, :1], ends[:, 1:]
+    if form == "torch":
+        torch = pytest.importorskip("torch")
+        x0, x1 = torch.from_numpy(x0.copy()), torch.from_numpy(x1.copy())
+    drawn = sample_neighbours(x0, x1, times, epsilon, rng=6)
+    index, x_now, x_next = (np.asarray(array) for array in drawn)
+    for k in range(3):
+        rows = index == k
+        n = rows.sum()
+        assert abs(n - N) <= SIGMAS * np.sqrt(3 * N * 2 / 9)
+        s, t = times[k], times[k + 1]
+        found = np.cov(x_now[rows, 0], x_next[rows, 0])
+
+        def cov(s, t):
+            mixed = (1 - s) * t + s * (1 - t)
+            return (1 - s) * (1 - t) + 2 * s * t + mixed * C + epsilon * s * (1 - t)
+
+        expected = np.array([[cov(s, s), cov(s, t)], [cov(s, t), cov(t, t)]])
+        variances = np.diag(expected)
+        spread = np.sqrt((np.outer(variances, variances) + expected**2) / n)
+        assert (abs(found - expected) <= SIGMAS * spread).all()
+        assert abs(x_next[rows].mean() - (1 - 2 * t)) <= SIGMAS * np.sqrt(cov(t, t) / n)
+
+
+def test_neighbours_of_seeded_draws_repeat():
+    x0, x1 = np.zeros((5, 2)), np.ones((5, 2))
+    one, two = (sample_neighbours(x0, x1, [0, 0.4, 1], 1.0, rng=0) for _ in range(2))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("times", [[0, 1, 0.5], [0.1, 1], [0, 0.9], [0], [0, 0.5, 0.5, 1]])
+def test_neighbours_need_times_from_zero_to_one(times):
+    with pytest.raises(ValueError, match="times must increase strictly from 0 to 1"):
+        sample_neighbours(np.zeros((2, 1)), np.ones((2, 1)), times, 1.0)
+
+
+def test_neighbours_need_a_positive_epsilon_and_ends_of_one_shape():
+    with pytest.raises(ValueError, match="epsilon must be"):
+        sample_neighbours(np.zeros((2, 1)), np.ones((2, 1)), [0, 1], 0.0)
+    with pytest.raises(ValueError, match="x0 and x1 must have one shape"):
+        sample_neighbours(np.zeros((2, 1)), np.ones((3, 1)), [0, 1], 1.0)

@@ -1,5 +1,14 @@
+from .bridge_matching import BridgeMatching as BridgeMatching
+from .gaussian import dimf_kl as dimf_kl
+from .gaussian import gaussian_bridge_marginal as gaussian_bridge_marginal
+from .gaussian import gaussian_dimf as gaussian_dimf
+from .gaussian import gaussian_eot as gaussian_eot
+from .gaussian import gaussian_ot_map as gaussian_ot_map
 from .gaussian_mixture_pair import GaussianMixturePair as GaussianMixturePair
 from .gaussian_mixture_pair import gaussian_mixture_pair as gaussian_mixture_pair
+from .integrate import ODESolution as ODESolution
+from .integrate import odeint as odeint
+from .integrate import sdeint as sdeint
 from .light_bridge import LightSB as LightSB
 from .metrics import bures_wasserstein2 as bures_wasserstein2
 from .metrics import bw2_uvp as bw2_uvp
@@ -11,9 +20,12 @@ from .metrics import median_distance as median_distance
 from .metrics import mmd as mmd
 from .metrics import sliced_wasserstein as sliced_wasserstein
 from .metrics import wasserstein as wasserstein
+from .networks import TimeMLP as TimeMLP
+from .networks import divergence as divergence
 from .plan_sparsity import assignment_gap as assignment_gap
 from .plan_sparsity import plan_sparsity_bound as plan_sparsity_bound
 from .reference import BrownianReference as BrownianReference
+from .reference import sample_neighbours as sample_neighbours
 from .sinkhorn import entropic_plan as entropic_plan
 from .sinkhorn import sample_plan as sample_plan
 from .sinkhorn import sinkhorn as sinkhorn

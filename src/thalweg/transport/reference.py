@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thalweg._validation import check_array, check_real, is_torch_tensor
 
@@ -150,6 +151,69 @@ class BrownianReference:
         log_variance = variance.log() if is_torch_tensor(variance) else np.log(variance)
         terms = (y - x) ** 2 / variance + math.log(2 * math.pi) + log_variance
         return -0.5 * terms.reshape(x.shape[0], -1).sum(1)
+
+
+def sample_neighbours(
+    x0: Array, x1: Array, times: Any, epsilon: float, rng: Any = None
+) -> tuple[Array, Array, Array]:
+    """Draw two neighbouring points of a Brownian bridge a row, at a random place of a time grid.
+
+    Parameters
+    ----------
+    x0, x1 : array (n, d)
+        The ends.
+    times : array_like (N + 2,)
+        Times that increase from 0 to 1.
+    epsilon : float
+        Variance of the reference at time 1.
+    rng : None, int or Generator
+        Source of randomness.
+
+    Returns
+    -------
+    index : integer array (n,)
+        Uniform on 0, ..., N.
+    x_now, x_next : array (n, d)
+        The bridge at ``times[index]`` and ``times[index + 1]``, drawn jointly.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not as stated.
+
+    References
+    ----------
+    "Adversarial Schrödinger Bridge Matching" (2024), arXiv 2405.14449, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x0, x1 = np.zeros((4, 2)), np.ones((4, 2))
+    >>> index, x_now, x_next = sample_neighbours(x0, x1, [0, 0.5, 1], 0.1, rng=0)
+    >>> bool((x_now[index == 0] == 0).all() and (x_next[index == 1] == 1).all())
+    True
+    """
+    reference, (x0, x1) = BrownianReference(epsilon), _points(x0=x0, x1=x1)
+    rng = _generator(x0, rng)
+    grid: Any = check_grid(times)
+    if is_torch_tensor(x0):
+        from thalweg._torch import torch
+
+        grid = torch.as_tensor(grid, dtype=x0.dtype, device=x0.device)
+        index = torch.randint(len(grid) - 1, x0.shape[:1], generator=rng, device=x0.device)
+    else:
+        index = rng.integers(len(grid) - 1, size=len(x0))
+    s, t = grid[index], grid[index + 1]
+    x_now = reference.bridge(x0, x1, s, rng)
+    return index, x_now, reference.bridge_step(x_now, x1, s, t, rng)
+
+
+def check_grid(times: Any) -> NDArray[np.float64]:
+    """Return `times` as an array; ValueError unless they increase strictly from 0 to 1."""
+    grid = check_array("times", times, ndim=1)
+    if len(grid) < 2 or grid[0] != 0 or grid[-1] != 1 or (np.diff(grid) <= 0).any():
+        raise ValueError(f"times must increase strictly from 0 to 1, got {times!r}")
+    return grid
 
 
 def _points(**named: Array) -> list[Array]:
