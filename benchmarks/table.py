@@ -128,7 +128,14 @@ def show(domain: str, rows: list[dict[str, Any]], missing: list[str]) -> None:
 def cells(row: dict[str, Any]) -> list[str]:
     ours, peer = row["ours"], row["peer"]
     if peer is None:
-        return [row["workload"], seconds(ours), "no peer", "", "", accuracy(ours)]
+        return [
+            row["workload"],
+            f"{ours['entrant']}: {seconds(ours)}",
+            "no peer",
+            "",
+            "",
+            accuracy(ours),
+        ]
     version = f" {peer['version']}" if peer["version"] else ""
     target = "" if peer["target"] is None else f">= {peer['target']:g}"
     return [
@@ -154,17 +161,20 @@ def accuracy(entrant: dict[str, Any]) -> str:
 
 
 def write_readme_table() -> None:
-    """Put the measured table of all domains between the markers in the README."""
+    """Put the comparisons that have a target between the markers in the README."""
     readme = HERE.parent / "README.md"
     begin, end = "<!-- speed: begin -->\n", "<!-- speed: end -->"
     text = readme.read_text(encoding="utf-8")
     if begin not in text:
         return
-    lines = ["| workload | ours | peer | ratio | accuracy (ours, peer) |", "|---|---|---|---|---|"]
+    lines = [
+        "| workload | ours | peer | ratio | wanted | accuracy (ours, peer) |",
+        "|---|---|---|---|---|---|",
+    ]
     for path in sorted((HERE / "results").glob("*.json")):
         for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-            workload, ours, peer, ratio, _, accurate = cells(row)
-            lines.append(f"| {workload} | {ours} | {peer} | {ratio} | {accurate} |")
+            if row["peer"] is not None and row["peer"]["target"] is not None:
+                lines.append(f"| {' | '.join(cells(row))} |")
     head, rest = text.split(begin, 1)
     tail = rest.split(end, 1)[1]
     readme.write_text(head + begin + "\n".join(lines) + "\n" + end + tail, encoding="utf-8")

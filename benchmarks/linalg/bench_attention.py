@@ -29,13 +29,13 @@ def first(pair):
     return pair[0]
 
 
-@pytest.mark.parametrize("entrant", ["thalweg, polynomial", "thalweg, exact", "torch"])
+@pytest.mark.parametrize("entrant", ["thalweg, polynomial", "exact, in blocks", "torch"])
 def test_one_head(measure, entrant):
     q, k, v = tokens(8192)
     exact = exact_attention(q, k, v)
     calls = {
         "thalweg, polynomial": lambda: first(polynomial_attention(q, k, v, eps=EPS)),
-        "thalweg, exact": lambda: exact_attention(q, k, v),
+        "exact, in blocks": lambda: exact_attention(q, k, v),
         "torch": lambda: torch_attention(q, k, v),
     }
     measure(
@@ -49,7 +49,7 @@ def test_one_head(measure, entrant):
     )
 
 
-@pytest.mark.parametrize("entrant", ["thalweg, polynomial", "thalweg, exact", "torch"])
+@pytest.mark.parametrize("entrant", ["thalweg, polynomial", "exact, in blocks", "torch"])
 def test_scales(measure, entrant):
     blocks = [side * side for side in SIDES]
     q, k, v = tokens(sum(blocks), 2)
@@ -63,7 +63,7 @@ def test_scales(measure, entrant):
 
     calls = {
         "thalweg, polynomial": lambda: first(polynomial_attention(q, k, v, eps=EPS, blocks=blocks)),
-        "thalweg, exact": lambda: exact_attention(q, k, v, blocks=blocks),
+        "exact, in blocks": lambda: exact_attention(q, k, v, blocks=blocks),
         "torch": by_torch,
     }
     measure(

@@ -51,7 +51,7 @@ def test_root_and_gradient(measure, entrant):
         workload="root and gradient, 64 matrices of 128 x 128, float32",
         entrant=entrant,
         accuracy=error(a),
-        target=1.0,
+        target=None if entrant == "torch.linalg.eigh" else 1.0,
     )
 
 
