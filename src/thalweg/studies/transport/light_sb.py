@@ -298,7 +298,9 @@ def draw(results, figure):
     left.set(xlabel="fitting time [s]", ylabel="error of the plan\n(cBW$_2$-UVP) [%]")
     left.set_title("known plan, 2 dimensions, epsilon = 0.1; steps written", fontsize=10)
     left.margins(x=0.18, y=0.25)
-    left.legend(fontsize=9, loc="upper right")
+    low, high = left.get_ylim()
+    left.set_ylim(low / 10, high)
+    left.legend(fontsize=9, loc="lower left")
     draw_cells(results, right)
 
 
