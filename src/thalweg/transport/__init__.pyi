@@ -1,4 +1,15 @@
 from .bridge_matching import BridgeMatching as BridgeMatching
+from .categorical import CategoricalReference as CategoricalReference
+from .categorical import categorical_bridge as categorical_bridge
+from .categorical import categorical_dimf as categorical_dimf
+from .categorical import product_reference as product_reference
+from .categorical_bridge_matching import CategoricalBridgeMatching as CategoricalBridgeMatching
+from .categorical_kernels import centroid_kernel as centroid_kernel
+from .categorical_kernels import gaussian_kernel as gaussian_kernel
+from .categorical_kernels import uniform_kernel as uniform_kernel
+from .categorical_kernels import von_mises_kernel as von_mises_kernel
+from .categorical_networks import TokenMLP as TokenMLP
+from .categorical_networks import TokenTransformer as TokenTransformer
 from .gaussian import dimf_kl as dimf_kl
 from .gaussian import gaussian_bridge_marginal as gaussian_bridge_marginal
 from .gaussian import gaussian_dimf as gaussian_dimf
@@ -22,6 +33,7 @@ from .metrics import sliced_wasserstein as sliced_wasserstein
 from .metrics import wasserstein as wasserstein
 from .networks import TimeMLP as TimeMLP
 from .networks import divergence as divergence
+from .patch_quantizer import PatchQuantizer as PatchQuantizer
 from .plan_sparsity import assignment_gap as assignment_gap
 from .plan_sparsity import plan_sparsity_bound as plan_sparsity_bound
 from .reference import BrownianReference as BrownianReference
