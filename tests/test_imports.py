@@ -37,6 +37,14 @@ def test_light_commands_load_nothing_heavy(arguments):
 
 NETWORKS = {
     "linalg": {"CovariancePooling", "ZCAWhitening"},
+    "transport": {
+        "BridgeMatching",
+        "CategoricalBridgeMatching",
+        "TimeMLP",
+        "TokenMLP",
+        "TokenTransformer",
+        "divergence",
+    },
 }
 """What is a torch module or trains one; all else in these domains works without torch."""
 
