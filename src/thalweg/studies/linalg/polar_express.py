@@ -267,7 +267,7 @@ def _draw_losses(axes, results):
         ylabel="best validation loss (nats a character)",
         title="Character transformer trained with Muon",
     )
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.9))
+    axes.legend(loc="upper left", bbox_to_anchor=(0.08, 0.9))
 
 
 def _draw_matrix(axes, results):
