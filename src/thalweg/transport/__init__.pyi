@@ -21,6 +21,8 @@ from .gaussian import gaussian_bridge_marginal as gaussian_bridge_marginal
 from .gaussian import gaussian_dimf as gaussian_dimf
 from .gaussian import gaussian_eot as gaussian_eot
 from .gaussian import gaussian_ot_map as gaussian_ot_map
+from .gaussian_gradient_flow import gaussian_flow as gaussian_flow
+from .gaussian_gradient_flow import gaussian_jko_step as gaussian_jko_step
 from .gaussian_mixture_pair import GaussianMixturePair as GaussianMixturePair
 from .gaussian_mixture_pair import gaussian_mixture_pair as gaussian_mixture_pair
 from .gaussian_path_flow import GaussianPathFlow as GaussianPathFlow
@@ -49,6 +51,9 @@ from .networks import divergence as divergence
 from .patch_quantizer import PatchQuantizer as PatchQuantizer
 from .plan_sparsity import assignment_gap as assignment_gap
 from .plan_sparsity import plan_sparsity_bound as plan_sparsity_bound
+from .porous_medium import barenblatt as barenblatt
+from .porous_medium import barenblatt_sample as barenblatt_sample
+from .porous_medium import barenblatt_variance as barenblatt_variance
 from .rectified_flow import RectifiedFlow as RectifiedFlow
 from .rectified_flow import optimality_gap_bound as optimality_gap_bound
 from .reference import BrownianReference as BrownianReference
@@ -57,3 +62,5 @@ from .sinkhorn import entropic_plan as entropic_plan
 from .sinkhorn import sample_plan as sample_plan
 from .sinkhorn import sinkhorn as sinkhorn
 from .sinkhorn import sinkhorn_newton_sparse as sinkhorn_newton_sparse
+from .variational_energies import variational_divergence as variational_divergence
+from .wasserstein_flow import WassersteinGradientFlow as WassersteinGradientFlow
