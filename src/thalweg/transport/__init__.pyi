@@ -16,6 +16,12 @@ from .data_separation import DataSeparation as DataSeparation
 from .data_separation import denoising_error as denoising_error
 from .data_separation import normalize_data as normalize_data
 from .data_separation import separation_bound as separation_bound
+from .drift_families import DriftFamily as DriftFamily
+from .drift_families import LinearFamily as LinearFamily
+from .drift_families import LotkaVolterra as LotkaVolterra
+from .drift_families import OrnsteinUhlenbeck as OrnsteinUhlenbeck
+from .drift_families import Spring as Spring
+from .drift_families import ZeroDrift as ZeroDrift
 from .gaussian import dimf_kl as dimf_kl
 from .gaussian import gaussian_bridge_marginal as gaussian_bridge_marginal
 from .gaussian import gaussian_dimf as gaussian_dimf
@@ -28,6 +34,7 @@ from .gaussian_mixture_pair import gaussian_mixture_pair as gaussian_mixture_pai
 from .gaussian_path_flow import GaussianPathFlow as GaussianPathFlow
 from .gaussian_rectification import gaussian_matching_loss as gaussian_matching_loss
 from .gaussian_rectification import gaussian_rectify as gaussian_rectify
+from .gradient_field import GradientField as GradientField
 from .integrate import ODESolution as ODESolution
 from .integrate import odeint as odeint
 from .integrate import sdeint as sdeint
@@ -48,7 +55,11 @@ from .metrics import sliced_wasserstein as sliced_wasserstein
 from .metrics import wasserstein as wasserstein
 from .networks import TimeMLP as TimeMLP
 from .networks import divergence as divergence
+from .nonlinear_drifts import Repressilator as Repressilator
+from .nonlinear_drifts import Vortex as Vortex
 from .patch_quantizer import PatchQuantizer as PatchQuantizer
+from .piecewise_bridge import PiecewiseBridge as PiecewiseBridge
+from .piecewise_bridge import piecewise_bridge as piecewise_bridge
 from .plan_sparsity import assignment_gap as assignment_gap
 from .plan_sparsity import plan_sparsity_bound as plan_sparsity_bound
 from .porous_medium import barenblatt as barenblatt
@@ -58,9 +69,11 @@ from .rectified_flow import RectifiedFlow as RectifiedFlow
 from .rectified_flow import optimality_gap_bound as optimality_gap_bound
 from .reference import BrownianReference as BrownianReference
 from .reference import sample_neighbours as sample_neighbours
+from .reference_refinement import ReferenceRefinement as ReferenceRefinement
 from .sinkhorn import entropic_plan as entropic_plan
 from .sinkhorn import sample_plan as sample_plan
 from .sinkhorn import sinkhorn as sinkhorn
 from .sinkhorn import sinkhorn_newton_sparse as sinkhorn_newton_sparse
+from .snapshots import simulate as simulate
 from .variational_energies import variational_divergence as variational_divergence
 from .wasserstein_flow import WassersteinGradientFlow as WassersteinGradientFlow
