@@ -1,4 +1,10 @@
+from .bridge_benchmark import CategoricalBenchmark as CategoricalBenchmark
 from .bridge_matching import BridgeMatching as BridgeMatching
+from .bridge_scores import conditional_scores as conditional_scores
+from .bridge_scores import shape_score as shape_score
+from .bridge_scores import trajectory_kl as trajectory_kl
+from .bridge_scores import trend_score as trend_score
+from .bridge_scores import two_sample_score as two_sample_score
 from .categorical import CategoricalReference as CategoricalReference
 from .categorical import categorical_bridge as categorical_bridge
 from .categorical import categorical_dimf as categorical_dimf
@@ -16,6 +22,8 @@ from .data_separation import DataSeparation as DataSeparation
 from .data_separation import denoising_error as denoising_error
 from .data_separation import normalize_data as normalize_data
 from .data_separation import separation_bound as separation_bound
+from .discrete_light_bridge import DLightSB as DLightSB
+from .discrete_light_bridge import DLightSBM as DLightSBM
 from .drift_families import DriftFamily as DriftFamily
 from .drift_families import LinearFamily as LinearFamily
 from .drift_families import LotkaVolterra as LotkaVolterra
@@ -57,6 +65,9 @@ from .networks import TimeMLP as TimeMLP
 from .networks import divergence as divergence
 from .nonlinear_drifts import Repressilator as Repressilator
 from .nonlinear_drifts import Vortex as Vortex
+from .online_categorical_bridge_matching import (
+    OnlineCategoricalBridgeMatching as OnlineCategoricalBridgeMatching,
+)
 from .patch_quantizer import PatchQuantizer as PatchQuantizer
 from .piecewise_bridge import PiecewiseBridge as PiecewiseBridge
 from .piecewise_bridge import piecewise_bridge as piecewise_bridge
