@@ -334,7 +334,7 @@ def draw(results, figure):
     ticks = (0.01, 0.03, 0.1, 0.3, 1.0)
     right.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     right.minorticks_off()
-    right.set(ylim=(0.009, 1.2), xlim=(0.8, len(errors) + 0.2))
+    right.set(ylim=(0.0015, 1.2), xlim=(0.8, len(errors) + 0.2))
     right.set_ylabel("error of the\nconditional mean")
     right.set_title("learned bridges", fontsize=10)
     right.legend(fontsize=8, loc="lower left")
