@@ -38,12 +38,22 @@ def test_light_commands_load_nothing_heavy(arguments):
 NETWORKS = {
     "linalg": {"CovariancePooling", "ZCAWhitening"},
     "transport": {
+        "BridgeInterpolant",
         "BridgeMatching",
         "CategoricalBridgeMatching",
+        "GaussianPathFlow",
+        "GradientField",
+        "OnlineCategoricalBridgeMatching",
+        "RectifiedFlow",
+        "StochasticInterpolant",
         "TimeMLP",
         "TokenMLP",
         "TokenTransformer",
+        "WassersteinGradientFlow",
         "divergence",
+        "flow_log_prob",
+        "optimality_gap_bound",
+        "variational_divergence",
     },
 }
 """What is a torch module or trains one; all else in these domains works without torch."""

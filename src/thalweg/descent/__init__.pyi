@@ -16,6 +16,8 @@ from .gradient import gradient_descent as gradient_descent
 from .gradient import nesterov as nesterov
 from .gradient import subgradient_method as subgradient_method
 from .matrix_parameters import split_parameters as split_parameters
+from .maxcut import goemans_williamson as goemans_williamson
+from .maxcut import maxcut_sdp as maxcut_sdp
 from .mirror import dual_averaging as dual_averaging
 from .mirror import mirror_descent as mirror_descent
 from .mirror import mirror_prox as mirror_prox
@@ -54,6 +56,8 @@ from .proximal import prox_l1 as prox_l1
 from .proximal import prox_nuclear as prox_nuclear
 from .proximal import prox_squared as prox_squared
 from .proximal import proximal_gradient as proximal_gradient
+from .random_walk import hit_and_run as hit_and_run
+from .random_walk import hit_and_run_oracle as hit_and_run_oracle
 from .rates import Rate as Rate
 from .rates import known_rates as known_rates
 from .rates import rate as rate

@@ -1,4 +1,5 @@
 from .bridge_benchmark import CategoricalBenchmark as CategoricalBenchmark
+from .bridge_interpolant import BridgeInterpolant as BridgeInterpolant
 from .bridge_matching import BridgeMatching as BridgeMatching
 from .bridge_scores import conditional_scores as conditional_scores
 from .bridge_scores import shape_score as shape_score
@@ -30,6 +31,7 @@ from .drift_families import LotkaVolterra as LotkaVolterra
 from .drift_families import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from .drift_families import Spring as Spring
 from .drift_families import ZeroDrift as ZeroDrift
+from .flow_likelihood import flow_log_prob as flow_log_prob
 from .gaussian import dimf_kl as dimf_kl
 from .gaussian import gaussian_bridge_marginal as gaussian_bridge_marginal
 from .gaussian import gaussian_dimf as gaussian_dimf
@@ -46,6 +48,11 @@ from .gradient_field import GradientField as GradientField
 from .integrate import ODESolution as ODESolution
 from .integrate import odeint as odeint
 from .integrate import sdeint as sdeint
+from .interpolant_losses import interpolant_losses as interpolant_losses
+from .interpolant_losses import optimal_epsilon as optimal_epsilon
+from .interpolant_losses import sde_kl_bound as sde_kl_bound
+from .interpolants import Interpolant as Interpolant
+from .interpolants import diffusion_clock as diffusion_clock
 from .kinetic_paths import GaussianPath as GaussianPath
 from .kinetic_paths import kinetic_energy as kinetic_energy
 from .kinetic_paths import minimal_kinetic_energy as minimal_kinetic_energy
@@ -61,6 +68,7 @@ from .metrics import median_distance as median_distance
 from .metrics import mmd as mmd
 from .metrics import sliced_wasserstein as sliced_wasserstein
 from .metrics import wasserstein as wasserstein
+from .mixture_interpolant import MixtureInterpolant as MixtureInterpolant
 from .networks import TimeMLP as TimeMLP
 from .networks import divergence as divergence
 from .nonlinear_drifts import Repressilator as Repressilator
@@ -86,5 +94,6 @@ from .sinkhorn import sample_plan as sample_plan
 from .sinkhorn import sinkhorn as sinkhorn
 from .sinkhorn import sinkhorn_newton_sparse as sinkhorn_newton_sparse
 from .snapshots import simulate as simulate
+from .stochastic_interpolant import StochasticInterpolant as StochasticInterpolant
 from .variational_energies import variational_divergence as variational_divergence
 from .wasserstein_flow import WassersteinGradientFlow as WassersteinGradientFlow
