@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from thalweg.linalg import MatrixCompletion, incoherence, subspace_distance
 from thalweg.linalg import _alternating_minimization as alternation
+from thalweg.linalg import _completion_kernels as kernels
 from thalweg.linalg._alternating_minimization import (
     SOLVERS,
     RowSolver,
@@ -53,6 +55,24 @@ def test_a_low_rank_table_is_found(solver):
     model = MatrixCompletion(3, solver=solver, tol=0, rng=0, n_iter=80).fit(gappy)
     # the fit stops at a relative residual of 1e-14 on the entries seen
     assert relative_error(model.reconstruct(), table, ~seen) < 1e-11
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_memory_that_was_not_written_is_not_read(solver, monkeypatch):
+    observed = as_sparse(with_gaps(low_rank(20, 30), 0.6)[0])
+    factor = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 3)))[0]
+    options = RowSolver(SOLVERS[solver], 3, 0.0, 4, 0.0)
+    expected, _, _ = regress(observed, factor, np.zeros((20, 3)), options)
+    poisoned = SimpleNamespace(**vars(np))
+    poisoned.empty = lambda shape: np.full(shape, np.nan)
+    hashed = kernels.mix64
+    seen_by_plain = {"np": poisoned, "mix64": lambda word: np.uint64(hashed(word))}
+    code = kernels.solve_rows.py_func.__code__
+    monkeypatch.setattr(
+        kernels, "solve_rows", FunctionType(code, {**vars(kernels), **seen_by_plain})
+    )
+    found, _, _ = regress(observed, factor, np.zeros((20, 3)), options)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

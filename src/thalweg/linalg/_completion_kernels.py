@@ -349,7 +349,9 @@ def solve_rows(
                 break
             if size <= (0.0 if direct else allowed):
                 break
-            share = 0.0 if taken == 0 or kind == GRADIENT else size / previous
+            if taken == 0 or kind == GRADIENT:
+                set_zero(direction, rank)
+            share = size / previous
             for c in range(rank):
                 direction[c] = scaled[c] + share * direction[c]
             fresh = image_of(factor, columns, lo, n, buffer, fresh, direction, image)
