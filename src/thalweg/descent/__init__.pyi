@@ -11,10 +11,15 @@ from .conditional_gradient import frank_wolfe as frank_wolfe
 from .conditional_gradient import nuclear_ball_lmo as nuclear_ball_lmo
 from .conjugate_gradients import conjugate_gradient as conjugate_gradient
 from .coordinate import random_coordinate_descent as random_coordinate_descent
+from .cutting_plane import centre_of_gravity as centre_of_gravity
+from .cutting_plane import ellipsoid as ellipsoid
 from .geometric import geometric_descent as geometric_descent
 from .gradient import gradient_descent as gradient_descent
 from .gradient import nesterov as nesterov
 from .gradient import subgradient_method as subgradient_method
+from .interior_point import LinearBarrier as LinearBarrier
+from .interior_point import LogDetBarrier as LogDetBarrier
+from .interior_point import path_following as path_following
 from .matrix_parameters import split_parameters as split_parameters
 from .maxcut import goemans_williamson as goemans_williamson
 from .maxcut import maxcut_sdp as maxcut_sdp
@@ -61,6 +66,9 @@ from .random_walk import hit_and_run_oracle as hit_and_run_oracle
 from .rates import Rate as Rate
 from .rates import known_rates as known_rates
 from .rates import rate as rate
+from .saddle import matrix_game as matrix_game
+from .saddle import saddle_mirror_descent as saddle_mirror_descent
+from .saddle import saddle_mirror_prox as saddle_mirror_prox
 from .stochastic import sgd as sgd
 from .stochastic import stochastic_polyak as stochastic_polyak
 from .stochastic import stochastic_proximal_point as stochastic_proximal_point
@@ -68,3 +76,4 @@ from .trust_region_steps import L1 as L1
 from .trust_region_steps import Box as Box
 from .trust_region_steps import SquaredL2 as SquaredL2
 from .trust_region_steps import trust_region_step as trust_region_step
+from .volumetric_cuts import vaidya as vaidya
