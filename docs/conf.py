@@ -26,7 +26,8 @@ numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 autodoc_typehints = "none"
 # scikit-learn generates these for every estimator; their docstrings refer to pages of its own.
-GENERATED = ("set_fit_request", "set_score_request", "set_transform_request", "set_output")
+REQUESTS = ("fit", "score", "predict", "transform", "inverse_transform")
+GENERATED = ("set_output", *(f"set_{name}_request" for name in REQUESTS))
 autodoc_default_options = {
     "members": True,
     "member-order": "bysource",

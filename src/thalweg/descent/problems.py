@@ -340,7 +340,7 @@ class Logistic(LinearModel):
 
 
 class AbsoluteRegression(LinearModel):
-    """Least absolute deviations: f_i(x) = |a_i·x - b_i| + l2 ‖x‖² / 2; gradients are subgradients.
+    """Least absolute deviations: ``f_i(x) = |a_i·x - b_i| + l2 ‖x‖² / 2``, with subgradients.
 
     Parameters
     ----------

@@ -122,7 +122,7 @@ def project_simplex(x: ArrayLike, total: float = 1.0) -> Floats:
 
 
 def project_l1_ball(x: ArrayLike, radius: float) -> Floats:
-    """Return the nearest point of the ball sum |y| <= radius.
+    """Return the nearest point of the ball ``sum |y| <= radius``.
 
     Parameters
     ----------

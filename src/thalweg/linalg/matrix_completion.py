@@ -4,8 +4,8 @@
 every column of the table is one small regression on the observed entries; then the other way round.
 The one idea: the regressions need not be solved exactly. A few steps of an iterative solver from
 the last solution cost about as much as reading the entries, and the alternation converges as if
-they were exact, so that an iteration takes time near |Omega| k in place of |Omega| k^2, for
-|Omega| observed entries and rank k.
+they were exact, so that an iteration takes time near ``|Omega| k`` in place of ``|Omega| k^2``, for
+``|Omega|`` observed entries and rank k.
 
 Chosen here, beyond the source: all entries are used in every step (``split=True`` shares them out,
 as the analysis does); conjugate gradients in place of gradient steps; a sketch of 4k rows with two
@@ -59,7 +59,7 @@ class MatrixCompletion(TransformerMixin, BaseEstimator):
         How each regression is solved. ``"sketch"``: conjugate gradients preconditioned by a random
         sketch, robust where the factors are unevenly spread. ``"cg"``: the same without
         preconditioner, the fastest at ranks above ten. ``"gradient"``: gradient steps with the
-        sketch. ``"exact"``: Cholesky, |Omega| k^2 operations, for small ranks.
+        sketch. ``"exact"``: Cholesky, ``|Omega| k^2`` operations, for small ranks.
     n_iter : int, default 50
         Iterations T at most: each updates both factors.
     inner_iter : int, default 3
@@ -103,9 +103,9 @@ class MatrixCompletion(TransformerMixin, BaseEstimator):
         What `center` subtracted; zeros without it.
     n_iter_ : int
         Iterations done.
-    history_ : ndarray, shape (n_iter_,)
+    history_ : ndarray, shape ``(n_iter_,)``
         Observed residual after each, over the norm of the observed entries.
-    flops_ : ndarray, shape (n_iter_,)
+    flops_ : ndarray, shape ``(n_iter_,)``
         Floating-point operations of each, counted.
     incoherence_ : float
         The larger incoherence of the two factors.

@@ -160,7 +160,7 @@ def piecewise_bridge(
     ValueError
         If an argument is not as stated.
     FloatingPointError
-        If a path leaves |x| <= 1e6; it names the interval and the round.
+        If a path leaves ``|x| <= 1e6``; it names the interval and the round.
 
     References
     ----------

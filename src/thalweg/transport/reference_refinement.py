@@ -170,7 +170,7 @@ class ReferenceRefinement(BaseEstimator):
         ValueError
             If an argument or a parameter of the estimator is not as stated.
         FloatingPointError
-            If a path leaves |x| <= 1e6; it names the interval and the round.
+            If a path leaves ``|x| <= 1e6``; it names the interval and the round.
         """
         params, n_refine = self._checked()
         snapshots, times = check_snapshots(snapshots, times, self.reference.dim)

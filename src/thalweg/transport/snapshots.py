@@ -65,7 +65,7 @@ def simulate(
     ValueError
         If an argument is not as stated.
     FloatingPointError
-        If a path leaves |x| <= 1e6; it names the interval.
+        If a path leaves ``|x| <= 1e6``; it names the interval.
 
     References
     ----------
