@@ -18,14 +18,12 @@ from scipy.spatial import ConvexHull, HalfspaceIntersection, QhullError
 
 from thalweg._validation import check_array
 from thalweg.descent._oracle import BreakdownError, Oracle, State
+from thalweg.descent.random_walk import hit_and_run
 
 Floats = NDArray[np.float64]
 
 THINNEST = 1e-13
 """Inner radius, relative to the size of the coordinates, below which cuts are rounding."""
-BURN_IN = 50
-"""Steps of the random walk, times the dimension, that are thrown away."""
-PARALLEL = 1e-300
 
 
 class Incumbent:
@@ -145,7 +143,9 @@ class Body:
 
     def recentre_by_sampling(self, n_samples: int, rng: np.random.Generator) -> None:
         """Move the origin to the mean of points of a random walk."""
-        points = walk(self.rows, self.offsets, self._inner_point(), n_samples, rng)
+        points = hit_and_run(
+            self.rows, self.offsets, self._inner_point(), n_samples=n_samples, rng=rng
+        )
         self._move(points.mean(axis=0), np.atleast_2d(np.cov(points.T)), points)
 
     def _inner_point(self) -> Floats:
@@ -202,28 +202,6 @@ def simplex_moments(simplices: Floats) -> tuple[float, Floats, Floats]:
     squares += np.einsum("k,ki,kj->ij", weights, sums, sums)
     covariance = squares / ((n + 1) * (n + 2)) - np.outer(centroid, centroid)
     return total, centroid, covariance
-
-
-def walk(
-    rows: Floats, offsets: Floats, start: Floats, n_samples: int, rng: np.random.Generator
-) -> Floats:
-    """Return points of a hit-and-run walk in rows u <= offsets, shape (n_samples, n)."""
-    n = len(start)
-    skipped = BURN_IN * n
-    directions = rng.normal(size=(skipped + n_samples, n))
-    shares = rng.random(skipped + n_samples)
-    points = np.empty_like(directions)
-    u, slack = start, offsets - rows @ start
-    for k, (direction, share) in enumerate(zip(directions, shares, strict=True)):
-        speeds = rows @ direction
-        speeds[speeds == 0] = PARALLEL
-        times = slack / speeds
-        low, high = times[speeds < 0].max(), times[speeds > 0].min()
-        step = low + share * (high - low)
-        u = u + step * direction
-        slack = np.maximum(slack - step * speeds, 0.0)
-        points[k] = u
-    return points[skipped:]
 
 
 def reach(rows: Floats, offsets: Floats, direction: Floats) -> float:
