@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache, reduce
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from thalweg._torch import torch
 from thalweg._validation import check_count, check_option, check_real
+from thalweg.descent._torch_steps import evaluated, named, refuse_sparse
 from thalweg.descent._work_dtype import WORK_DTYPES, work_dtype
 from thalweg.descent.matrix_parameters import Head, split_named_parameters
 from thalweg.linalg.polar import NORM_MARGIN, polar_factor
@@ -127,7 +127,7 @@ class Muon(torch.optim.Optimizer):
         """Add a group of parameters, with its own options or the defaults."""
         super().add_param_group(param_group)
         try:
-            for name, parameter in _named(param_group):
+            for name, parameter in named(param_group):
                 _check_parameter(name, parameter)
             param_group.update(_checked_options(param_group))
         except (TypeError, ValueError):
@@ -137,8 +137,8 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step; a closure that recomputes the loss is called first, its value returned."""
-        loss = _evaluated(closure)
-        _refuse_sparse(self.param_groups)
+        loss = evaluated(closure)
+        refuse_sparse(self.param_groups)
         moving = [(p, g) for g in self.param_groups for p in g["params"] if p.grad is not None]
         for parameter, options in moving:
             state = self.state[parameter]
@@ -316,8 +316,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step; a closure that recomputes the loss is called first, its value returned."""
-        loss = _evaluated(closure)
-        _refuse_sparse(self.param_groups)
+        loss = evaluated(closure)
+        refuse_sparse(self.param_groups)
         for optimizer in self._inner.values():
             optimizer.step()
         return loss
@@ -360,12 +360,6 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _named(group: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    parameters = group["params"]
-    numbered = (f"number {i} of shape {tuple(p.shape)}" for i, p in enumerate(parameters))
-    return zip(group.get("param_names", numbered), parameters, strict=True)
-
-
 def _check_parameter(name: str, parameter: torch.Tensor) -> None:
     if parameter.ndim < 2:
         raise ValueError(
@@ -374,19 +368,6 @@ def _check_parameter(name: str, parameter: torch.Tensor) -> None:
         )
     if not parameter.is_floating_point():
         raise TypeError(f"params must be real floating point, got {parameter.dtype} ({name})")
-
-
-def _evaluated(closure: Callable[[], Any] | None) -> Any:
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
-
-
-def _refuse_sparse(groups: list[dict[str, Any]]) -> None:
-    for name, parameter in chain.from_iterable(map(_named, groups)):
-        if parameter.grad is not None and parameter.grad.layout != torch.strided:
-            raise ValueError(f"gradients must be dense, got a sparse one for parameter {name}")
 
 
 def _scale(matrix: torch.Tensor, adjust: str) -> float:

@@ -1,0 +1,66 @@
+"""What the torch optimizers of this domain share: checked groups, closures, dense gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any
+
+from thalweg._torch import torch
+
+
+class CheckedOptimizer(torch.optim.Optimizer):
+    """An optimizer that checks the options of every parameter group before it takes it.
+
+    A child names its options in `_checked`, gives its defaults through the constructor, and reads
+    each option from the group at every step, so that schedulers work.
+    """
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        super().__init__(params, self._checked(defaults))
+
+    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options a group may have, checked; raise ValueError or TypeError by name."""
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with its own options or the defaults.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an option is out of range or a parameter is not real; the group is not added then.
+        """
+        super().add_param_group(param_group)
+        try:
+            for name, parameter in named(param_group):
+                if not parameter.is_floating_point():
+                    raise TypeError(
+                        f"params must be real floating point, got {parameter.dtype} ({name})"
+                    )
+            param_group.update(self._checked(param_group))
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+
+def named(group: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Pairs of name and parameter of a group, by number and shape where it has no names."""
+    parameters = group["params"]
+    numbered = (f"number {i} of shape {tuple(p.shape)}" for i, p in enumerate(parameters))
+    return zip(group.get("param_names", numbered), parameters, strict=True)
+
+
+def evaluated(closure: Callable[[], Any] | None) -> Any:
+    """The value of a closure, called with gradients on; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def refuse_sparse(groups: list[dict[str, Any]]) -> None:
+    """Raise ValueError naming the first parameter whose gradient is sparse."""
+    for name, parameter in chain.from_iterable(map(named, groups)):
+        if parameter.grad is not None and parameter.grad.layout != torch.strided:
+            raise ValueError(f"gradients must be dense, got a sparse one for parameter {name}")
