@@ -6,17 +6,16 @@ from scipy.optimize import linear_sum_assignment
 
 pytest.importorskip("torch")
 
-from thalweg.studies.transport.c_rectified_flow import (
+from thalweg.studies.transport._rectified_flow_exact import (
     SOURCE_MODES,
     TARGET_MODES,
     batch_pairs,
-    cells,
     draw_modes,
     gaussian_cost,
     gaussians,
     least_cost,
-    read_cost,
 )
+from thalweg.studies.transport.c_rectified_flow import cells, read_cost
 from thalweg.study import load, run_study
 from thalweg.transport import convex_cost, gaussian_ot_map
 
@@ -44,7 +43,7 @@ def test_all_parts_run_at_small_sizes(monkeypatch):
         "mixture_points": 300,
         "mixture_steps": 5,
     }
-    monkeypatch.setattr("thalweg.studies.transport.c_rectified_flow.ASSIGNED", 60)
+    monkeypatch.setattr("thalweg.studies.transport._rectified_flow_exact.ASSIGNED", 60)
     outcome = run_study("c-rectified-flow", overrides=sizes)
     assert not outcome.record.traceback
     results = outcome.arrays

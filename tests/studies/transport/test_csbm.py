@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from thalweg.studies.transport import csbm
+from thalweg.studies.transport import _csbm_grids, csbm
 from thalweg.study import load, run_study
 from thalweg.transport import (
     CategoricalReference,
@@ -41,7 +41,7 @@ class ReferenceAlone:
 def test_readings_of_a_chain_are_those_of_its_table():
     reference = CategoricalReference(gaussian_kernel(4, 0.7), 2)
     p0, p1 = np.random.default_rng(0).dirichlet(np.ones(16), size=2).reshape(2, 4, 4)
-    problem = csbm.GridProblem(p0, p1, reference)
+    problem = _csbm_grids.GridProblem(p0, p1, reference)
     table = product_reference(reference, 2).transition
     model = ReferenceAlone(reference)
     np.testing.assert_allclose(problem.conditional_mean(model), table @ problem.states, atol=1e-12)
@@ -49,7 +49,7 @@ def test_readings_of_a_chain_are_those_of_its_table():
 
 
 def test_error_is_zero_at_the_bridge_and_the_share_explained_at_the_mean():
-    problem = csbm.small_grid()
+    problem = _csbm_grids.small_grid()
     assert problem.mean_error(problem.target_mean) == 0
     weights = problem.p0.ravel()[:, None]
     mean = (weights * problem.target_mean).sum(axis=0)

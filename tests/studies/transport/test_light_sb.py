@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from thalweg import data
-from thalweg.studies.transport.light_sb import CELLS, SinkhornPotentials, roll_log_density
+from thalweg.studies.transport._light_sb_rates import SinkhornPotentials, roll_log_density
+from thalweg.studies.transport.light_sb import CELLS
 from thalweg.study import load, run_study
 
 STUDY = load("light-sb")

@@ -19,22 +19,26 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from thalweg import data
+from thalweg.studies.transport._interpolant_divergences import (
+    ERRORS,
+    FREQUENCIES,
+    divergences,
+    four_modes,
+)
+from thalweg.studies.transport._interpolant_gaussian_bridges import (
+    bridges,
+)
 from thalweg.studies.transport.light_sb import read_clouds
 from thalweg.study import Claim, FileMethod, Study, at_least, at_most, reported
 from thalweg.transport import (
-    BridgeInterpolant,
     Interpolant,
     MixtureInterpolant,
     StochasticInterpolant,
     energy_distance,
-    gaussian_bridge_marginal,
-    gaussian_eot,
     interpolant_losses,
     odeint,
-    sde_kl_bound,
     sdeint,
     sliced_wasserstein,
 )
@@ -42,20 +46,6 @@ from thalweg.transport.stochastic_interpolant import looks_standard_normal
 
 EXACT_EPSILONS = (0.0, 0.5, 2.0)
 LEARNED_EPSILONS = (0.0, 0.1, 0.5, 1.0, 2.0)
-MODE_RADIUS, MODE_VARIANCE = 2.0, 0.2
-ERRORS = {"gradient": slice(None), "rotation": slice(None, None, -1)}
-"""Columns that the waves of an error run along: their own, or the other one, without divergence."""
-ERROR_FREQUENCY, FREQUENCIES = 2.0, (4.0, 8.0, 16.0)
-ODE_ERROR = 0.2
-KERNEL_VARIANCE = 0.02
-HALF_WIDTH, CELLS = 5.0, 200
-BRIDGE_EPSILON = 0.25
-BRIDGE_PAIR = (
-    np.zeros(2),
-    np.array([[1.0, 0.3], [0.3, 0.6]]),
-    np.array([0.5, -0.5]),
-    np.array([[0.5, -0.2], [-0.2, 1.2]]),
-)
 SHOWN_TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHOWN_PATHS = {
     "linear": Interpolant.linear(),
@@ -86,15 +76,6 @@ def run(setup, rng, report):
         [results[key] for key in ("mode_energies", "board_energies") if key in results]
     )
     return results | shown_densities()
-
-
-def four_modes(interpolant=None):
-    """A standard normal law to four round modes in the plane."""
-    corners = MODE_RADIUS / 2**0.5 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
-    covs = np.tile(MODE_VARIANCE * np.eye(2), (4, 1, 1))
-    return MixtureInterpolant(
-        [1.0], np.zeros((1, 2)), np.eye(2)[None], np.full(4, 0.25), corners, covs, interpolant
-    )
 
 
 def random_mixtures(dim, rng, n_source=1, n_target=4):
@@ -192,204 +173,6 @@ def sweep(model, starts, target, setup, prefix):
     return {
         f"{prefix}_energies": np.array([energy_distance(x, target) for x in ends]),
         f"{prefix}_source_energy": energy_distance(starts, target),
-    }
-
-
-def waves(kind, frequency, x):
-    """An error of the velocity with mean square about 1: waves along or across the axes."""
-    return np.sin(frequency * x[:, ERRORS[kind]] + np.array([0.3, 1.1]))
-
-
-def waves_divergence(kind, frequency, x):
-    """The divergence of `waves`."""
-    if kind == "rotation":
-        return np.zeros(len(x))
-    return (frequency * np.cos(frequency * x + np.array([0.3, 1.1]))).sum(1)
-
-
-def mean_square(mixture, kind, frequency, n, rng):
-    """Squared size of the error, averaged over the exact path and over time."""
-    times = (np.arange(40) + 0.5) / 40
-    return float(
-        np.mean(
-            [
-                (waves(kind, frequency, mixture.sample(t, n // 40, rng=rng)) ** 2).sum(1).mean()
-                for t in times
-            ]
-        )
-    )
-
-
-def sde_divergence(mixture, epsilon, cases, n, n_steps, rng):
-    """Divergence of the target from the law of the SDE with each error, (kind, frequency, delta).
-
-    All cases run side by side.
-    """
-    last = KERNEL_VARIANCE / (2 * epsilon)
-    rows = [slice(i * n, (i + 1) * n) for i in range(len(cases))]
-
-    def drift(t, x):
-        velocity, score = mixture.fields(t, x)
-        total = velocity + epsilon * score
-        for (kind, frequency, delta), at in zip(cases, rows, strict=True):
-            total[at] += delta * waves(kind, frequency, x[at])
-        return total
-
-    x = mixture.sample(0.0, n * len(cases), rng=rng)
-    x = sdeint(
-        drift,
-        x,
-        (2 * epsilon) ** 0.5,
-        t1=1 - last,
-        n_steps=n_steps,
-        method="stochastic-heun",
-        rng=rng,
-    )
-    x = x + last * drift(1 - last, x)
-    return np.array([grid_divergence(mixture, x[at]) for at in rows])
-
-
-def grid_divergence(mixture, centres):
-    """Divergence of the law at time 1 from the kernel density around `centres`, on a grid."""
-    edges = np.linspace(-HALF_WIDTH, HALF_WIDTH, CELLS + 1)
-    middle, cell = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
-    grid = np.stack(np.meshgrid(middle, middle, indexing="ij"), axis=-1).reshape(-1, 2)
-    density = mixture.density(1.0, grid).reshape(CELLS, CELLS)
-    counts, _ = np.histogramdd(centres, bins=[edges, edges])
-    made = gaussian_filter(counts, KERNEL_VARIANCE**0.5 / cell, mode="constant", truncate=6)
-    made /= len(centres) * cell**2
-    kept = density > 1e-12
-    ratio = np.log(density[kept] / np.maximum(made[kept], 1e-300))
-    return float((density[kept] * ratio).sum() * cell**2)
-
-
-def ode_divergence(mixture, kind, frequency, delta, n, n_steps, rng):
-    """Divergence of the target from the law of the ODE with an error, by following points back."""
-    y = mixture.sample(1.0, n, rng=rng)
-
-    def field(t, state):
-        x = state[:, :-1]
-        velocity = mixture.velocity(t, x) + delta * waves(kind, frequency, x)
-        volume = mixture.divergence(t, x) + delta * waves_divergence(kind, frequency, x)
-        return np.concatenate([velocity, volume[:, None]], axis=1)
-
-    start = np.concatenate([y, np.zeros((n, 1))], axis=1)
-    state = odeint(field, start, t0=1.0, t1=0.0, n_steps=n_steps, method="rk4")
-    log_made = mixture.log_density(0.0, state[:, :-1]) + state[:, -1]
-    return float((mixture.log_density(1.0, y) - log_made).mean())
-
-
-def divergences(setup, rng):
-    """Divergence over bound for the SDE; divergence over squared error for the ODE."""
-    mixture = four_modes()
-    cases = [(kind, ERROR_FREQUENCY, delta) for kind in ERRORS for delta in setup.deltas]
-    squares = {kind: mean_square(mixture, kind, ERROR_FREQUENCY, 20_000, rng) for kind in ERRORS}
-    found = np.stack(
-        [
-            sde_divergence(
-                mixture,
-                epsilon,
-                [*cases, ("gradient", 1.0, 0.0)],
-                setup.kl_points,
-                setup.kl_steps,
-                rng,
-            )
-            for epsilon in setup.kl_epsilons
-        ]
-    )
-    bounds = np.array(
-        [
-            [sde_kl_bound(delta**2 * squares[kind], epsilon) for kind, _, delta in cases]
-            for epsilon in setup.kl_epsilons
-        ]
-    )
-    ode, fine = [], []
-    for frequency in FREQUENCIES:
-        size = mean_square(mixture, "gradient", frequency, 20_000, rng)
-        measured = ode_divergence(
-            mixture, "gradient", frequency, ODE_ERROR, setup.ode_points, setup.ode_steps, rng
-        )
-        ode.append(measured / (ODE_ERROR**2 * size))
-        fine.append(size)
-    wave_cases = [("gradient", frequency, 1.0) for frequency in FREQUENCIES]
-    sde = sde_divergence(mixture, 1.0, wave_cases, setup.kl_points, setup.kl_steps, rng)
-    fine_bounds = np.array([sde_kl_bound(size, 1.0) for size in fine])
-    return {
-        "kl_epsilons": np.array(setup.kl_epsilons),
-        "kl_measured": found[:, :-1].reshape(len(found), len(ERRORS), -1),
-        "kl_floor": found[:, -1],
-        "kl_bounds": bounds.reshape(len(found), len(ERRORS), -1),
-        "kl_deltas": np.array(setup.deltas),
-        "kl_over_bound": (found[:, :-1] / bounds).ravel(),
-        "ode_kl_over_error": np.array(ode),
-        "ode_growth": ode[-1] / ode[0],
-        "fine_kl_over_bound": sde / fine_bounds,
-        "fine_kl_over_error": sde / np.array(fine),
-    }
-
-
-def exact_sample(mean, cov, n, rng):
-    """Draw points whose mean and covariance are exactly these."""
-    x = rng.standard_normal((n, len(mean)))
-    x -= x.mean(0)
-    x = np.linalg.solve(np.linalg.cholesky(np.cov(x.T)), x.T)
-    return mean + x.T @ np.linalg.cholesky(cov).T
-
-
-def process_moments(pair, epsilon, across, t):
-    """Covariance of Brownian bridges between coupled ends, and Cov of place and displacement."""
-    _, cov0, _, cov1 = pair
-    eye = np.eye(len(cov0))
-    cov = (1 - t) ** 2 * cov0 + t**2 * cov1 + t * (1 - t) * (across + across.T + 2 * epsilon * eye)
-    ahead = t * cov1 - (1 - t) * cov0 + (1 - t) * across - t * across.T - 2 * epsilon * t * eye
-    return cov, ahead
-
-
-def process_energy(pair, epsilon, across):
-    """Energy ``int E|u|^2 / 2 dt`` of the diffusion whose ends have the cross-covariance."""
-    nodes, weights = np.polynomial.legendre.leggauss(40)
-    total, shift = 0.0, pair[2] - pair[0]
-    for t, weight in zip((1 + nodes) / 2, weights / 2, strict=True):
-        cov, ahead = process_moments(pair, epsilon, across, t)
-        total += weight * np.trace(ahead.T @ np.linalg.solve(cov, ahead))
-    return 0.5 * float(shift @ shift + total)
-
-
-def bridges(setup, rng, tell):
-    """Errors of variance at t = 1/2 and of energy: matrix schedules, networks, the linear path."""
-    X, Y = (
-        exact_sample(mean, cov, 20_000, rng) for mean, cov in (BRIDGE_PAIR[:2], BRIDGE_PAIR[2:])
-    )
-    across, _, _ = gaussian_eot(*BRIDGE_PAIR, 2 * BRIDGE_EPSILON)
-    energy = process_energy(BRIDGE_PAIR, BRIDGE_EPSILON, across)
-    _, cov = gaussian_bridge_marginal(*BRIDGE_PAIR, 2 * BRIDGE_EPSILON, 0.5)
-
-    def errors(variance, found):
-        return np.abs([variance / np.trace(cov) - 1, found / energy - 1])
-
-    def of(model):
-        return errors(model.sample(0.5, X, Y, rng=1).var(0, ddof=1).sum(), model.energy_)
-
-    none = np.zeros_like(across)
-    middle, _ = process_moments(BRIDGE_PAIR, BRIDGE_EPSILON, none, 0.5)
-    linear = errors(np.trace(middle), process_energy(BRIDGE_PAIR, BRIDGE_EPSILON, none))
-    gaussian = of(BridgeInterpolant(BRIDGE_EPSILON, kind="gaussian", rng=0).fit(X, Y))
-    network = of(
-        BridgeInterpolant(
-            BRIDGE_EPSILON,
-            n_steps=setup.bridge_steps,
-            hidden=setup.bridge_hidden,
-            batch_size=512,
-            lr=setup.bridge_lr,
-            callback=tell,
-            rng=int(rng.integers(2**31)),
-        ).fit(X, Y)
-    )
-    return {
-        "bridge_gaussian": gaussian,
-        "bridge_network": network,
-        "bridge_linear": linear,
-        "bridge_linear_over_others": linear / np.maximum(gaussian, network),
     }
 
 
