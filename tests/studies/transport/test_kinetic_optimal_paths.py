@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from thalweg import data
+from thalweg.studies.transport import _kinetic_energies
 from thalweg.studies.transport import kinetic_optimal_paths as study
 from thalweg.study import load, run_study
 from thalweg.transport import DataSeparation, GaussianPath, kinetic_energy, normalize_data
@@ -32,37 +33,37 @@ def test_quick_run_holds_without_data(monkeypatch, tmp_path):
 
 
 def test_perturbed_paths_are_paths_with_their_derivatives():
-    path = study.perturbed(
+    path = _kinetic_energies.perturbed(
         GaussianPath.vp_cosine(), np.array([0.2, 0, -0.1]), np.array([0.1, 0.2, 0])
     )
     t, h = np.linspace(0.05, 0.95, 30), 1e-6
     for factor, slope in ((path.a, path.da), (path.m, path.dm)):
         np.testing.assert_allclose((factor(t + h) - factor(t - h)) / (2 * h), slope(t), atol=1e-6)
-    unchanged = study.perturbed(GaussianPath.vp_cosine(), np.zeros(3), np.zeros(3))
+    unchanged = _kinetic_energies.perturbed(GaussianPath.vp_cosine(), np.zeros(3), np.zeros(3))
     np.testing.assert_allclose(unchanged.a(t), GaussianPath.vp_cosine().a(t))
     best = GaussianPath.kinetic_optimal(SMOOTH)
-    moved = study.perturbed(best, np.zeros(3), np.array([0.2, 0, 0]))
+    moved = _kinetic_energies.perturbed(best, np.zeros(3), np.array([0.2, 0, 0]))
     assert kinetic_energy(moved, SMOOTH) > kinetic_energy(best, SMOOTH) + 1e-3
 
 
 def test_another_path_does_not_solve_the_equation():
-    assert study.ode_difference(GaussianPath.kinetic_optimal(SMOOTH), SMOOTH) < 1e-4
-    assert study.ode_difference(GaussianPath.cond_ot(), SMOOTH) > 1e-2
+    assert _kinetic_energies.ode_difference(GaussianPath.kinetic_optimal(SMOOTH), SMOOTH) < 1e-4
+    assert _kinetic_energies.ode_difference(GaussianPath.cond_ot(), SMOOTH) > 1e-2
 
 
 def test_wrong_separation_disagrees_with_the_velocity():
     X, _, _ = normalize_data(np.random.default_rng(0).normal(size=(10, 8)))
     rng = np.random.default_rng(1)
     right = DataSeparation.from_data(X, n_draws=2000, rng=rng)
-    assert study.disagreement(X, right, 3000, rng) < 1
-    assert study.disagreement(X, DataSeparation.perfect(), 3000, rng) > 2
+    assert _kinetic_energies.disagreement(X, right, 3000, rng) < 1
+    assert _kinetic_energies.disagreement(X, DataSeparation.perfect(), 3000, rng) > 2
 
 
 def test_certificate_is_in_standard_errors(monkeypatch):
     X = np.array([[-1.0], [1.0]])
-    assert study.certificate_excess(X, np.random.default_rng(0)) <= 3
-    monkeypatch.setattr(study, "separation_bound", lambda X, s: np.zeros(len(s)))
-    assert study.certificate_excess(X, np.random.default_rng(0)) > 3
+    assert _kinetic_energies.certificate_excess(X, np.random.default_rng(0)) <= 3
+    monkeypatch.setattr(_kinetic_energies, "separation_bound", lambda X, s: np.zeros(len(s)))
+    assert _kinetic_energies.certificate_excess(X, np.random.default_rng(0)) > 3
 
 
 @pytest.mark.skipif(
