@@ -25,6 +25,8 @@ METHODS = {
     "mirror_descent": (descent.mirror_descent, {"mirror": descent.Euclidean(), "step": 1.0}),
     "dual_averaging": (descent.dual_averaging, {"mirror": descent.Euclidean(), "step": 1.0}),
     "mirror_prox": (descent.mirror_prox, {"mirror": descent.Euclidean(), "L": 1.0}),
+    "heavy_ball": (descent.heavy_ball, {"L": 1.0, "mu": 0.01}),
+    "triple_momentum": (descent.triple_momentum, {"L": 1.0, "mu": 0.01}),
 }
 methods = pytest.mark.parametrize("name", METHODS)
 
