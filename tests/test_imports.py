@@ -36,13 +36,39 @@ def test_light_commands_load_nothing_heavy(arguments):
 
 
 NETWORKS = {
+    "descent": {
+        "AdaGradNorm",
+        "Constraint",
+        "DifferentialMultipliers",
+        "HeavyBall",
+        "Muon",
+        "MuonWithAdamW",
+        "NormTrustRegion",
+        "OnlineImitation",
+        "PolyakMomentum",
+        "PolyakSGD",
+        "ProxyProx",
+        "SMB",
+        "SSO",
+        "StepDecayLR",
+        "StochasticLineSearch",
+        "majorisation_bound",
+        "smoothness",
+        "split_parameters",
+        "surrogate_value",
+    },
     "linalg": {"CovariancePooling", "ZCAWhitening"},
     "transport": {
+        "AdversarialBridge",
         "BridgeInterpolant",
         "BridgeMatching",
+        "BridgeUnfolder",
         "CategoricalBridgeMatching",
+        "DiffusionSchrodingerBridge",
+        "FlowTransfer",
         "GaussianPathFlow",
         "GradientField",
+        "MaskedAutoregressiveFlow",
         "OnlineCategoricalBridgeMatching",
         "RectifiedFlow",
         "StochasticInterpolant",
@@ -52,6 +78,7 @@ NETWORKS = {
         "WassersteinGradientFlow",
         "divergence",
         "flow_log_prob",
+        "markovian_projection_step",
         "optimality_gap_bound",
         "variational_divergence",
     },
@@ -59,7 +86,7 @@ NETWORKS = {
 """What is a torch module or trains one; all else in these domains works without torch."""
 
 
-@pytest.mark.parametrize("domain", ["streams", "transport", "inference", "linalg"])
+@pytest.mark.parametrize("domain", ["streams", "transport", "inference", "linalg", "descent"])
 def test_what_needs_no_networks_does_not_load_torch(domain):
     code = (
         f"import thalweg.{domain} as domain\n"

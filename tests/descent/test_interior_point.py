@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import approx_fprime, linprog
 
 from thalweg.descent import LinearBarrier, LogDetBarrier, path_following, rate
@@ -193,9 +196,49 @@ def test_starts_anywhere_inside(start):
 
 
 def test_an_unbounded_set_is_reported():
-    result = path_following([1.0, 1.0], LinearBarrier(-np.eye(2), np.zeros(2)), [1.0, 2.0])
+    cone = LogDetBarrier(np.zeros((2, 2)), [np.diag([-1.0, 0.0]), np.diag([0.0, -1.0])])
+    result = path_following([1.0, 1.0], cone, [1.0, 2.0])
     assert not result.success
     assert np.isfinite(result.x).all()
+
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        -np.eye(2),
+        [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]],
+        [[1.0, 1e-3], [-1.0, 1e-3], [0.0, 1.0]],
+        [[1e-4, 0.0], [-1e-4, 1e3], [0.0, 0.0]],
+    ],
+)
+def test_a_polytope_without_end_is_refused_with_a_way_out(A):
+    with pytest.raises(ValueError, match="Ax < b must be bounded, got a polytope") as e:
+        LinearBarrier(A, np.ones(len(A)))
+    way = np.array(ast.literal_eval(str(e.value).split("along ")[1]))
+    assert np.linalg.norm(way) == pytest.approx(1)
+    assert (np.array(A) @ way <= 1e-7 * np.abs(A).max(axis=1)).all()
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_a_polytope_is_refused_where_a_coordinate_has_no_end_and_only_there(n, m, seed):
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(m, n)) * 10 ** rng.uniform(-2, 2, size=n)
+    ends = {
+        linprog(sign * axis, A_ub=A, b_ub=np.ones(m), bounds=(None, None)).status
+        for axis in np.eye(n)
+        for sign in (1, -1)
+    }
+    if ends == {0}:
+        assert LinearBarrier(A, np.ones(m)).nu == m
+    else:
+        with pytest.raises(ValueError, match=r"A must have as many|must be bounded"):
+            LinearBarrier(A, np.ones(m))
+
+
+def test_a_row_of_zeros_bounds_nothing_and_does_no_harm():
+    barrier = LinearBarrier([[1.0], [-1.0], [0.0]], [1.0, 1.0, 2.0])
+    assert path_following([1.0], barrier, [0.0]).x[0] == pytest.approx(-1.0, abs=1e-7)
 
 
 def test_values_that_are_not_finite_end_the_run():

@@ -42,6 +42,9 @@ CASES = {
         lambda params, **options: descent.NormTrustRegion(params, **{"lr": 0.02, **options}),
         decays="plain",
     ),
+    "StochasticLineSearch": Case(
+        descent.StochasticLineSearch, lambda optimizer, loss_of: optimizer.step(loss_of)
+    ),
 }
 
 

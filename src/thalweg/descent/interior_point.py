@@ -23,6 +23,7 @@ from scipy.optimize import OptimizeResult
 
 from thalweg._validation import check_array, check_option, check_real
 from thalweg.descent._oracle import BreakdownError, Oracle, State, drive
+from thalweg.descent._polytopes import way_out
 
 Floats = NDArray[np.float64]
 
@@ -54,12 +55,12 @@ class Barrier(Protocol):
 
 
 class LinearBarrier:
-    """F(x) = -sum log(b - Ax) of the polytope Ax < b.
+    """F(x) = -sum log(b - Ax) of the bounded polytope Ax < b.
 
     Parameters
     ----------
     A : array_like, shape (m, n)
-        Of rank n, else there is no central path.
+        Outward normals; without an end in some direction there is no central path.
     b : array_like, shape (m,)
 
     Attributes
@@ -70,7 +71,7 @@ class LinearBarrier:
     Raises
     ------
     TypeError, ValueError
-        If shapes disagree, entries are not finite or the rank of `A` is less than n.
+        If shapes disagree, entries are not finite or the polytope is not bounded.
 
     Examples
     --------
@@ -87,6 +88,11 @@ class LinearBarrier:
                 f"A must have as many independent rows as columns, got rank {rank} of shape "
                 f"{self.A.shape}: the polytope is not bounded"
             )
+        way = _end_missing(self.A)
+        if way is not None:
+            raise ValueError(
+                f"Ax < b must be bounded, got a polytope without end along {way.tolist()}"
+            )
         self.nu = float(len(self.b))
         self.shape = (self.A.shape[1],)
 
@@ -98,6 +104,18 @@ class LinearBarrier:
             return math.inf, np.zeros(n), np.zeros((n, n))
         scaled = self.A / slacks[:, None]
         return 0.0 - float(np.log(slacks).sum()), scaled.sum(axis=0), scaled.T @ scaled
+
+
+def _end_missing(A: Floats) -> Floats | None:
+    """Return a direction without end; asked in coordinates in which A has orthonormal columns."""
+    rows, root = np.linalg.qr(A)
+    lengths = np.linalg.norm(rows, axis=1)
+    way = way_out(rows[lengths > 0] / lengths[lengths > 0, None], A.shape[1])
+    if way is None:
+        return None
+    way = solve_triangular(root, way)
+    found: Floats = way / np.linalg.norm(way)
+    return found
 
 
 class LogDetBarrier:
@@ -199,8 +217,8 @@ def path_following(
         ``nfev`` calls of the barrier; ``gap`` bounds ``fun`` minus the minimum, ``t`` is the weight
         of the cost (0 before the path begins), ``decrement`` the length of the Newton step in the
         norm of the Hessian. With `record` ``history`` has ``fun``, ``gap``, ``t`` and
-        ``decrement``. ``success`` is False if the set is found to be unbounded, or rounding ends
-        the path before the gap is small enough.
+        ``decrement``. ``success`` is False if the set of an own barrier or a `LogDetBarrier` is
+        found to be unbounded, or rounding ends the path before the gap is small enough.
 
     Raises
     ------

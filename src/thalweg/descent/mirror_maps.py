@@ -299,7 +299,8 @@ def _log_weights(x: Floats) -> Floats:
 
 
 def _softmax(logs: Floats) -> Floats:
-    return np.exp(logs - logsumexp(logs))
+    weights = np.exp(logs - logs.max())
+    return weights / weights.sum()
 
 
 def _damped_softmax(logs: Floats, weight: float) -> Floats:

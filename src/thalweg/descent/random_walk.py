@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linprog
 
 from thalweg._validation import check_array, check_count, check_real
 from thalweg.descent._oracle import check_callable
+from thalweg.descent._polytopes import way_out
 
 Floats = NDArray[np.float64]
 
@@ -117,7 +117,7 @@ def hit_and_run(
         )
     lengths = np.linalg.norm(rows[proper], axis=1)
     rows, bounds = rows[proper] / lengths[:, None], bounds[proper] / lengths
-    way = _way_out(rows, n)
+    way = way_out(rows, n)
     if way is not None:
         raise ValueError(
             f"Ax <= b must be bounded, got a polytope without end along {way.tolist()}"
@@ -228,32 +228,6 @@ def _counts(n: int, n_samples: int, burn_in: int | None, thin: int) -> tuple[int
         BURN_IN * n if burn_in is None else check_count("burn_in", burn_in, at_least=0),
         check_count("thin", thin),
     )
-
-
-def _way_out(A: Floats, n: int) -> Floats | None:
-    """Return a direction d with Ad <= 0, along which there is no end, or None.
-
-    Either all of the rows span the space and only d = 0 has Ad <= 0, or some d has Ad = 0, or
-    the largest sum of -Ad with -1 <= Ad <= 0 is at least 1.
-    """
-    if not len(A):
-        return np.eye(n)[0]
-    _, sizes, rows = np.linalg.svd(A, full_matrices=len(A) < n)
-    if len(sizes) < n or sizes[-1] <= sizes[0] * max(A.shape) * np.finfo(float).eps:
-        return rows[-1]
-    m = len(A)
-    # the variables are d and s = -Ad
-    found = linprog(
-        np.r_[np.zeros(n), -np.ones(m)],
-        A_eq=np.hstack([A, np.eye(m)]),
-        b_eq=np.zeros(m),
-        bounds=[(None, None)] * n + [(0, 1)] * m,
-    )
-    if found.status != 0:
-        raise ValueError(f"Ax <= b must be a bounded polytope; could not tell: {found.message}")
-    if -found.fun < 0.5:
-        return None
-    return found.x[:n] / np.linalg.norm(found.x[:n])
 
 
 def _place(
