@@ -1,3 +1,5 @@
+from .adversarial_projection import markovian_projection_step as markovian_projection_step
+from .autoregressive_flow import MaskedAutoregressiveFlow as MaskedAutoregressiveFlow
 from .bridge_benchmark import CategoricalBenchmark as CategoricalBenchmark
 from .bridge_interpolant import BridgeInterpolant as BridgeInterpolant
 from .bridge_matching import BridgeMatching as BridgeMatching
@@ -23,8 +25,13 @@ from .data_separation import DataSeparation as DataSeparation
 from .data_separation import denoising_error as denoising_error
 from .data_separation import normalize_data as normalize_data
 from .data_separation import separation_bound as separation_bound
+from .diffusion_bridge import DiffusionSchrodingerBridge as DiffusionSchrodingerBridge
+from .diffusion_chain import half_bridge_target as half_bridge_target
+from .diffusion_chain import symmetric_gammas as symmetric_gammas
+from .diffusion_chain import terminal_posterior as terminal_posterior
 from .discrete_light_bridge import DLightSB as DLightSB
 from .discrete_light_bridge import DLightSBM as DLightSBM
+from .discrete_time_bridge import AdversarialBridge as AdversarialBridge
 from .drift_families import DriftFamily as DriftFamily
 from .drift_families import LinearFamily as LinearFamily
 from .drift_families import LotkaVolterra as LotkaVolterra
@@ -36,6 +43,7 @@ from .gaussian import dimf_kl as dimf_kl
 from .gaussian import gaussian_bridge_marginal as gaussian_bridge_marginal
 from .gaussian import gaussian_dimf as gaussian_dimf
 from .gaussian import gaussian_eot as gaussian_eot
+from .gaussian import gaussian_ipf as gaussian_ipf
 from .gaussian import gaussian_ot_map as gaussian_ot_map
 from .gaussian_gradient_flow import gaussian_flow as gaussian_flow
 from .gaussian_gradient_flow import gaussian_jko_step as gaussian_jko_step
@@ -53,6 +61,7 @@ from .interpolant_losses import optimal_epsilon as optimal_epsilon
 from .interpolant_losses import sde_kl_bound as sde_kl_bound
 from .interpolants import Interpolant as Interpolant
 from .interpolants import diffusion_clock as diffusion_clock
+from .jets import make_jets as make_jets
 from .kinetic_paths import GaussianPath as GaussianPath
 from .kinetic_paths import kinetic_energy as kinetic_energy
 from .kinetic_paths import minimal_kinetic_energy as minimal_kinetic_energy
@@ -89,11 +98,18 @@ from .rectified_flow import optimality_gap_bound as optimality_gap_bound
 from .reference import BrownianReference as BrownianReference
 from .reference import sample_neighbours as sample_neighbours
 from .reference_refinement import ReferenceRefinement as ReferenceRefinement
+from .reweighting import omnifold as omnifold
+from .reweighting import omnifold_step as omnifold_step
 from .sinkhorn import entropic_plan as entropic_plan
 from .sinkhorn import sample_plan as sample_plan
 from .sinkhorn import sinkhorn as sinkhorn
 from .sinkhorn import sinkhorn_newton_sparse as sinkhorn_newton_sparse
 from .snapshots import simulate as simulate
 from .stochastic_interpolant import StochasticInterpolant as StochasticInterpolant
+from .unfolding import BridgeUnfolder as BridgeUnfolder
+from .unfolding_bridge import bridge_coefficients as bridge_coefficients
+from .unfolding_bridge import bridge_schedule as bridge_schedule
+from .unfolding_bridge import gaussian_unfolding as gaussian_unfolding
+from .unfolding_scores import unfolding_report as unfolding_report
 from .variational_energies import variational_divergence as variational_divergence
 from .wasserstein_flow import WassersteinGradientFlow as WassersteinGradientFlow
