@@ -26,6 +26,8 @@ METHODS = {
     "dual_averaging": (descent.dual_averaging, {"mirror": descent.Euclidean(), "step": 1.0}),
     "mirror_prox": (descent.mirror_prox, {"mirror": descent.Euclidean(), "L": 1.0}),
     "heavy_ball": (descent.heavy_ball, {"L": 1.0, "mu": 0.01}),
+    "adagrad_norm_minimize": (descent.adagrad_norm_minimize, {}),
+    "model_building": (descent.model_building, {}),
     "triple_momentum": (descent.triple_momentum, {"L": 1.0, "mu": 0.01}),
 }
 methods = pytest.mark.parametrize("name", METHODS)

@@ -24,6 +24,11 @@ def gradients_first(optimizer, loss_of):
     optimizer.step()
 
 
+def by_closure(optimizer, loss_of):
+    """The optimizer evaluates the loss, differentiating it itself."""
+    optimizer.step(loss_of)
+
+
 @dataclass(frozen=True)
 class Case:
     """An optimizer and how it is used."""
@@ -42,9 +47,15 @@ CASES = {
         lambda params, **options: descent.NormTrustRegion(params, **{"lr": 0.02, **options}),
         decays="plain",
     ),
-    "StochasticLineSearch": Case(
-        descent.StochasticLineSearch, lambda optimizer, loss_of: optimizer.step(loss_of)
+    "AdaGradNorm": Case(descent.AdaGradNorm),
+    "HeavyBall": Case(
+        lambda params, **options: descent.HeavyBall(
+            params, **{"lr": 0.3, "momentum": 0.05, **options}
+        ),
+        compiles=True,
     ),
+    "StochasticLineSearch": Case(descent.StochasticLineSearch, by_closure),
+    "SMB": Case(descent.SMB, by_closure),
 }
 
 

@@ -1,3 +1,15 @@
+from .adagrad_norm_bounds import affine_noise as affine_noise
+from .adagrad_norm_bounds import function_gap_bound as function_gap_bound
+from .adagrad_norm_bounds import gradient_bound as gradient_bound
+from .adagrad_norm_bounds import noiseless_bound as noiseless_bound
+from .adagrad_norm_certificates import descent_certificate as descent_certificate
+from .adagrad_norm_certificates import regret_certificate as regret_certificate
+from .adagrad_norm_method import adagrad_norm as adagrad_norm
+from .adagrad_norm_method import adagrad_norm_minimize as adagrad_norm_minimize
+from .adagrad_norm_optimizer import AdaGradNorm as AdaGradNorm
+from .anisotropic_heavy_ball import empirical_noise as empirical_noise
+from .anisotropic_heavy_ball import step_decay as step_decay
+from .anisotropic_heavy_ball import stochastic_heavy_ball as stochastic_heavy_ball
 from .bounds import Theorem as Theorem
 from .bounds import bound as bound
 from .bounds import iterations_for as iterations_for
@@ -18,6 +30,11 @@ from .geometric import geometric_descent as geometric_descent
 from .gradient import gradient_descent as gradient_descent
 from .gradient import nesterov as nesterov
 from .gradient import subgradient_method as subgradient_method
+from .heavy_ball_optimizer import HeavyBall as HeavyBall
+from .heavy_ball_optimizer import StepDecayLR as StepDecayLR
+from .heavy_ball_risk import expected_risk as expected_risk
+from .heavy_ball_risk import optimal_stages as optimal_stages
+from .heavy_ball_risk import step_decay_bound as step_decay_bound
 from .inertial import heavy_ball as heavy_ball
 from .inertial import triple_momentum as triple_momentum
 from .inertial import two_step as two_step
@@ -45,6 +62,10 @@ from .mirror_maps import BoxEntropy as BoxEntropy
 from .mirror_maps import Euclidean as Euclidean
 from .mirror_maps import NegativeEntropy as NegativeEntropy
 from .mirror_maps import VonNeumann as VonNeumann
+from .model_descent import model_building as model_building
+from .model_steps import model_building_eigenvalue_bounds as model_building_eigenvalue_bounds
+from .model_steps import model_building_step as model_building_step
+from .model_steps import smb_descent_bound as smb_descent_bound
 from .muon import Muon as Muon
 from .muon import MuonWithAdamW as MuonWithAdamW
 from .noise_reduction import averaged_step as averaged_step
@@ -111,6 +132,7 @@ from .sg_theory import nonconvex_fixed_bound as nonconvex_fixed_bound
 from .sg_work import MomentConstants as MomentConstants
 from .sg_work import learning_work as learning_work
 from .sg_work import moment_constants as moment_constants
+from .smb import SMB as SMB
 from .sparse_problems import SparseLeastSquares as SparseLeastSquares
 from .sparse_problems import SparseLogistic as SparseLogistic
 from .stochastic import sgd as sgd
