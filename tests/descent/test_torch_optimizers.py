@@ -48,11 +48,22 @@ CASES = {
         decays="plain",
     ),
     "AdaGradNorm": Case(descent.AdaGradNorm),
+    "DifferentialMultipliers": Case(
+        lambda params, **options: descent.DifferentialMultipliers(
+            params, (), **{"lr": 0.02, **options}
+        ),
+        by_closure,
+    ),
     "HeavyBall": Case(
         lambda params, **options: descent.HeavyBall(
             params, **{"lr": 0.3, "momentum": 0.05, **options}
         ),
         compiles=True,
+    ),
+    "ProxyProx": Case(
+        lambda params, **options: descent.ProxyProx(params, **{"eta": 0.5, **options}),
+        lambda optimizer, loss_of: optimizer.step(loss_of, loss_of),
+        bad={"eta": -1.0},
     ),
     "StochasticLineSearch": Case(descent.StochasticLineSearch, by_closure),
     "SMB": Case(descent.SMB, by_closure),

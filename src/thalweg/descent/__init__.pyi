@@ -1,3 +1,5 @@
+from .accelerated_sgd import armijo_primal_update as armijo_primal_update
+from .accelerated_sgd import stochastic_nesterov as stochastic_nesterov
 from .adagrad_norm_bounds import affine_noise as affine_noise
 from .adagrad_norm_bounds import function_gap_bound as function_gap_bound
 from .adagrad_norm_bounds import gradient_bound as gradient_bound
@@ -26,6 +28,8 @@ from .coordinate import random_coordinate_descent as random_coordinate_descent
 from .curvature_products import ResidualSum as ResidualSum
 from .cutting_plane import centre_of_gravity as centre_of_gravity
 from .cutting_plane import ellipsoid as ellipsoid
+from .differential_multipliers import Constraint as Constraint
+from .differential_multipliers import DifferentialMultipliers as DifferentialMultipliers
 from .geometric import geometric_descent as geometric_descent
 from .gradient import gradient_descent as gradient_descent
 from .gradient import nesterov as nesterov
@@ -66,6 +70,7 @@ from .model_descent import model_building as model_building
 from .model_steps import model_building_eigenvalue_bounds as model_building_eigenvalue_bounds
 from .model_steps import model_building_step as model_building_step
 from .model_steps import smb_descent_bound as smb_descent_bound
+from .multiplier_flow import minimize_differential_multipliers as minimize_differential_multipliers
 from .muon import Muon as Muon
 from .muon import MuonWithAdamW as MuonWithAdamW
 from .noise_reduction import averaged_step as averaged_step
@@ -99,6 +104,12 @@ from .proximal import prox_l1 as prox_l1
 from .proximal import prox_nuclear as prox_nuclear
 from .proximal import prox_squared as prox_squared
 from .proximal import proximal_gradient as proximal_gradient
+from .proxy import proxy_prox as proxy_prox
+from .proxy import proxy_prox_minimize as proxy_prox_minimize
+from .proxy_optimizer import ProxyProx as ProxyProx
+from .proxy_theory import proxy_prox_bound as proxy_prox_bound
+from .proxy_theory import relative_smoothness as relative_smoothness
+from .proxy_theory import stationary_risk as stationary_risk
 from .quasi_newton import stochastic_quasi_newton as stochastic_quasi_newton
 from .quasi_newton import two_loop as two_loop
 from .random_walk import hit_and_run as hit_and_run
@@ -138,6 +149,9 @@ from .sparse_problems import SparseLogistic as SparseLogistic
 from .stochastic import sgd as sgd
 from .stochastic import stochastic_polyak as stochastic_polyak
 from .stochastic import stochastic_proximal_point as stochastic_proximal_point
+from .strong_growth import accelerated_bound as accelerated_bound
+from .strong_growth import mean_square_rate as mean_square_rate
+from .strong_growth import strong_growth_constant as strong_growth_constant
 from .trust_region_steps import L1 as L1
 from .trust_region_steps import Box as Box
 from .trust_region_steps import SquaredL2 as SquaredL2

@@ -29,6 +29,8 @@ from .diffusion_bridge import DiffusionSchrodingerBridge as DiffusionSchrodinger
 from .diffusion_chain import half_bridge_target as half_bridge_target
 from .diffusion_chain import symmetric_gammas as symmetric_gammas
 from .diffusion_chain import terminal_posterior as terminal_posterior
+from .diphotons import diphoton_mass as diphoton_mass
+from .diphotons import make_diphotons as make_diphotons
 from .discrete_light_bridge import DLightSB as DLightSB
 from .discrete_light_bridge import DLightSBM as DLightSBM
 from .discrete_time_bridge import AdversarialBridge as AdversarialBridge
@@ -39,6 +41,7 @@ from .drift_families import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from .drift_families import Spring as Spring
 from .drift_families import ZeroDrift as ZeroDrift
 from .flow_likelihood import flow_log_prob as flow_log_prob
+from .flow_transfer import FlowTransfer as FlowTransfer
 from .gaussian import dimf_kl as dimf_kl
 from .gaussian import gaussian_bridge_marginal as gaussian_bridge_marginal
 from .gaussian import gaussian_dimf as gaussian_dimf
@@ -62,6 +65,7 @@ from .interpolant_losses import sde_kl_bound as sde_kl_bound
 from .interpolants import Interpolant as Interpolant
 from .interpolants import diffusion_clock as diffusion_clock
 from .jets import make_jets as make_jets
+from .kernel_discrepancy import mmd2 as mmd2
 from .kinetic_paths import GaussianPath as GaussianPath
 from .kinetic_paths import kinetic_energy as kinetic_energy
 from .kinetic_paths import minimal_kinetic_energy as minimal_kinetic_energy
