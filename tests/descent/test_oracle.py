@@ -28,6 +28,7 @@ METHODS = {
     "heavy_ball": (descent.heavy_ball, {"L": 1.0, "mu": 0.01}),
     "adagrad_norm_minimize": (descent.adagrad_norm_minimize, {}),
     "model_building": (descent.model_building, {}),
+    "polyak_momentum": (descent.polyak_momentum, {"f_star": -1.0}),
     "triple_momentum": (descent.triple_momentum, {"L": 1.0, "mu": 0.01}),
 }
 methods = pytest.mark.parametrize("name", METHODS)

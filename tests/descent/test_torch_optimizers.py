@@ -29,6 +29,19 @@ def by_closure(optimizer, loss_of):
     optimizer.step(loss_of)
 
 
+def with_loss(optimizer, loss_of):
+    """The optimizer needs the value of the loss beside its gradients."""
+    optimizer.zero_grad()
+    loss = loss_of()
+    loss.backward()
+    optimizer.step(loss=loss)
+
+
+def polyak(kind, **fixed):
+    """Make a Polyak optimizer by its longest step, with little momentum, so that it coasts less."""
+    return lambda params, lr=1.0, **options: kind(params, lr_max=lr, **fixed, **options)
+
+
 @dataclass(frozen=True)
 class Case:
     """An optimizer and how it is used."""
@@ -59,6 +72,19 @@ CASES = {
             params, **{"lr": 0.3, "momentum": 0.05, **options}
         ),
         compiles=True,
+    ),
+    "PolyakMomentum, mag": Case(polyak(descent.PolyakMomentum, momentum=0.05), with_loss),
+    "PolyakMomentum, hb": Case(
+        polyak(descent.PolyakMomentum, momentum=0.05, variant="hb"), with_loss
+    ),
+    "PolyakSGD, SPS": Case(polyak(descent.PolyakSGD), with_loss),
+    "PolyakSGD, ALI-G": Case(polyak(descent.PolyakSGD, rule="ali-g", momentum=0.05), with_loss),
+    "SSO": Case(
+        lambda params, **options: descent.SSO(params, **{"target_step": 0.1, **options}),
+        lambda optimizer, loss_of: optimizer.step(
+            lambda: loss_of().reshape(1), lambda outputs: outputs.mean()
+        ),
+        bad={"target_step": -1.0},
     ),
     "ProxyProx": Case(
         lambda params, **options: descent.ProxyProx(params, **{"eta": 0.5, **options}),

@@ -39,6 +39,7 @@ from .heavy_ball_optimizer import StepDecayLR as StepDecayLR
 from .heavy_ball_risk import expected_risk as expected_risk
 from .heavy_ball_risk import optimal_stages as optimal_stages
 from .heavy_ball_risk import step_decay_bound as step_decay_bound
+from .imitation import OnlineImitation as OnlineImitation
 from .inertial import heavy_ball as heavy_ball
 from .inertial import triple_momentum as triple_momentum
 from .inertial import two_step as two_step
@@ -70,7 +71,9 @@ from .model_descent import model_building as model_building
 from .model_steps import model_building_eigenvalue_bounds as model_building_eigenvalue_bounds
 from .model_steps import model_building_step as model_building_step
 from .model_steps import smb_descent_bound as smb_descent_bound
-from .multiplier_flow import minimize_differential_multipliers as minimize_differential_multipliers
+from .multiplier_flow import (
+    minimize_differential_multipliers as minimize_differential_multipliers,
+)
 from .muon import Muon as Muon
 from .muon import MuonWithAdamW as MuonWithAdamW
 from .noise_reduction import averaged_step as averaged_step
@@ -85,6 +88,11 @@ from .norms import dual_norm as dual_norm
 from .norms import dual_norm_constant as dual_norm_constant
 from .norms import lmo as lmo
 from .norms import primal_norm as primal_norm
+from .polyak import polyak_mag_bound as polyak_mag_bound
+from .polyak import polyak_momentum as polyak_momentum
+from .polyak import polyak_step as polyak_step
+from .polyak_optimizers import PolyakMomentum as PolyakMomentum
+from .polyak_optimizers import PolyakSGD as PolyakSGD
 from .problems import AbsoluteRegression as AbsoluteRegression
 from .problems import Constants as Constants
 from .problems import FiniteSum as FiniteSum
@@ -152,6 +160,10 @@ from .stochastic import stochastic_proximal_point as stochastic_proximal_point
 from .strong_growth import accelerated_bound as accelerated_bound
 from .strong_growth import mean_square_rate as mean_square_rate
 from .strong_growth import strong_growth_constant as strong_growth_constant
+from .target_surrogate import SSO as SSO
+from .target_surrogate import majorisation_bound as majorisation_bound
+from .target_surrogate import smoothness as smoothness
+from .target_surrogate import surrogate_value as surrogate_value
 from .trust_region_steps import L1 as L1
 from .trust_region_steps import Box as Box
 from .trust_region_steps import SquaredL2 as SquaredL2

@@ -64,3 +64,11 @@ def refuse_sparse(groups: list[dict[str, Any]]) -> None:
     for name, parameter in chain.from_iterable(map(named, groups)):
         if parameter.grad is not None and parameter.grad.layout != torch.strided:
             raise ValueError(f"gradients must be dense, got a sparse one for parameter {name}")
+
+
+def processes() -> int:
+    """How many processes train together: 1 where torch.distributed is not initialised."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_world_size())
+    return 1

@@ -18,7 +18,7 @@ from typing import Any
 
 from thalweg._torch import torch
 from thalweg._validation import check_count, check_real
-from thalweg.descent._torch_steps import CheckedOptimizer, evaluated, refuse_sparse
+from thalweg.descent._torch_steps import CheckedOptimizer, evaluated, processes, refuse_sparse
 from thalweg.descent._trial_steps import Part, norm, numbers_of, take_model_steps
 from thalweg.descent.model_descent import (
     BETA,
@@ -226,7 +226,7 @@ class SMB(CheckedOptimizer):
         before = _shared(loss)
         self._differentiate(loss)
         # DistributedDataParallel may hand out views of buckets, which the next backward overwrites.
-        keep = torch.clone if _processes() > 1 else torch.detach
+        keep = torch.clone if processes() > 1 else torch.detach
         parts = [
             Part(group, p, keep(p.grad))
             for group in self.param_groups
@@ -351,20 +351,13 @@ class SMB(CheckedOptimizer):
             group[name] = value
 
 
-def _processes() -> int:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return int(distributed.get_world_size())
-    return 1
-
-
 def _shared(loss: torch.Tensor) -> float:
     """The loss as a number, averaged over the processes where there are several."""
     if loss.numel() != 1:
         raise ValueError(f"closure must return one number, got shape {tuple(loss.shape)}")
-    processes = _processes()
-    if processes == 1:
+    size = processes()
+    if size == 1:
         return float(loss)
     value = loss.detach().to(torch.promote_types(loss.dtype, torch.float32)).clone()
     torch.distributed.all_reduce(value)
-    return float(value) / processes
+    return float(value) / size

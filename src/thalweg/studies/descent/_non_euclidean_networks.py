@@ -7,7 +7,6 @@ of its own, which fall linearly to zero.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice, pairwise
 from typing import Any
 
@@ -19,6 +18,7 @@ from thalweg import data
 from thalweg._torch import torch
 from thalweg.descent.norm_optimizer import NormTrustRegion
 from thalweg.language import CharText, TinyTransformer, language_loss
+from thalweg.studies._threads import one_thread
 
 TEXT = "tinyshakespeare"
 METHODS: dict[str, Callable[[Any, float], Any]] = {
@@ -50,7 +50,7 @@ def digits(setup: Any, seed: int) -> dict[str, Any]:
     x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
     seeds = range(seed, seed + setup.digit_seeds)
     best = {}
-    with _one_thread():
+    with one_thread():
         for name, rates in (("Muon", setup.muon_rates), ("SGD-M", setup.sgd_rates)):
             curves = [
                 np.mean([_digits_curve(x, y, name, rate, s, setup.epochs) for s in seeds], axis=0)
@@ -169,14 +169,3 @@ def _train(
             method.step()
             schedule.step()
         yield k
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: products this small lose time to more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -154,17 +153,6 @@ def epochs_to(loss: float, losses: NDArray[np.float64], otherwise: float) -> flo
     """Return the first epoch at which a curve is as low as that, or else what is given."""
     found = np.flatnonzero(losses <= loss)
     return float(found[0]) if found.size else otherwise
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: products this small lose time to more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _loss(model: Any, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

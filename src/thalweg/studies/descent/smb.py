@@ -20,13 +20,13 @@ import numpy as np
 
 from thalweg import data
 from thalweg._torch import torch
+from thalweg.studies._threads import one_thread
 from thalweg.studies.descent._smb_descent import descent
 from thalweg.studies.descent._smb_training import (
     SETS,
     digits,
     epochs_to,
     mnist,
-    one_thread,
     perceptron,
     split,
     train,

@@ -10,8 +10,7 @@ best come near it. The preset ``large`` maps the times of a GPU, and needs one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from thalweg.linalg import (
     matrix_sqrt,
 )
 from thalweg.linalg.square_root import Method
+from thalweg.studies._threads import one_thread
 from thalweg.studies.linalg._square_root_networks import (
     IMAGES,
     LABELS,
@@ -53,7 +53,7 @@ def run(setup, rng, report):
     """Errors, times, whitened features and, where the images are there, trained networks."""
     if setup.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device 'cuda' needs a GPU that torch can use")
-    with _one_thread():
+    with one_thread():
         report(0.0, "errors")
         results: dict[str, Any] = errors(setup, rng)
         results |= whitened(setup, rng)
@@ -334,16 +334,6 @@ def _root_and_gradient(a, name):
 
 def _tensor(a, device):
     return torch.from_numpy(a).to(device)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 FULL: dict[str, Any] = {
