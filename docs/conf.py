@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from pathlib import Path
 
@@ -98,9 +99,65 @@ def write_gallery() -> None:
     (HERE / "generated" / "gallery.rst").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_bridges() -> None:
+    """Write the table of all bridges from benchmarks/comparisons/bridges.json."""
+    kept = json.loads((ROOT / "benchmarks" / "comparisons" / "bridges.json").read_text("utf-8"))
+    columns = {
+        "data": "data",
+        "training": "training",
+        "learns": "learns",
+        "joins as the Schrödinger bridge": "coupling",
+        "network calls a sample": "calls",
+    }
+    lines = [
+        f"Measured on one pair with a known plan ({kept['pair']}), {kept['threads']} thread; the",
+        f"energy distance of two samples of the target is {kept['floor']:.1g}. The plan's error is",
+        "the unexplained variance of its conditional laws (cBW2-UVP).",
+        "",
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+    ]
+    measured = ["fit [s]", "5000 samples [s]", "energy distance", "plan error [%]"]
+    rows = [["solver", *columns, *measured]]
+    for row in kept["rows"]:
+        plan = f"{row['plan_error']:.2g}" if row["coupling"] == "yes" else "–"
+        numbers = [row["fit_seconds"], row["sample_seconds"], row["energy_distance"]]
+        cells = [f"``{row['name']}``", *(row[key] for key in columns.values())]
+        rows.append([*cells, *(f"{value:.2g}" for value in numbers), plan])
+    for cells in rows:
+        lines += [f"   {'*' if k == 0 else ' '} - {cell}" for k, cell in enumerate(cells)]
+    page = HERE / "generated" / "which-bridge.txt"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_optimisers() -> None:
+    """Write the table of methods by what is known, from comparisons/optimisers.json."""
+    text = (ROOT / "benchmarks" / "comparisons" / "optimisers.json").read_text("utf-8")
+    header = ["what you know", "method", "what is guaranteed then", "cost", "bound", "reached"]
+    rows = [
+        [
+            row["known"],
+            f"``{row['method']}``",
+            row["promise"].replace("*", r"\*").replace("|", r"\|").replace("_", r"\_"),
+            row["cost"],
+            f"{row['promised']:.2g}" if row["promised"] is not None else "–",
+            f"{row['reached']:.2g}",
+        ]
+        for row in json.loads(text)["rows"]
+    ]
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 24 18 30 16 6 6", ""]
+    for cells in [header, *rows]:
+        lines += [f"   {'*' if k == 0 else ' '} - {cell}" for k, cell in enumerate(cells)]
+    page = HERE / "generated" / "which-optimiser.txt"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def setup(app: object) -> None:
     """Write the generated pages before Sphinx reads them."""
     (HERE / "generated").mkdir(exist_ok=True)
     for domain in domains():
         write_api(domain)
     write_gallery()
+    write_bridges()
+    write_optimisers()

@@ -7,6 +7,8 @@ second moments of the error, without simulation.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from thalweg.descent import proxy_prox, proxy_prox_bound, stationary_risk
@@ -111,15 +113,13 @@ def rates(A, rng):
         proxy = A + delta * direction
         run = proxy_prox(
             lambda e, rng: A @ e,
-            lambda e, H=proxy: 0.5 * e @ H @ e,
+            partial(_half_square, proxy),
             START,
-            proxy_jac=lambda e, H=proxy: H @ e,
+            proxy_jac=proxy.dot,
             delta=delta,
             n_steps=400,
             theta=0.0,
-            solver=lambda e, shift, eta, H=proxy: np.linalg.solve(
-                H + np.eye(DIM) / eta, e / eta - shift
-            ),
+            solver=partial(_solve, proxy),
             record=True,
         )
         slopes = np.linalg.norm(run.history["x"] @ A, axis=1)
@@ -132,3 +132,11 @@ def rates(A, rng):
         "rate_factors": np.array(steps[1:]) / np.array(steps[:-1]),
         "quadratic_bound_ratios": np.array(ratios),
     }
+
+
+def _half_square(H, e):
+    return 0.5 * e @ H @ e
+
+
+def _solve(H, e, shift, eta):
+    return np.linalg.solve(H + np.eye(DIM) / eta, e / eta - shift)
