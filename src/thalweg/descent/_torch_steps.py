@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain
 from typing import Any
 
 from thalweg._torch import torch
@@ -61,9 +60,11 @@ def evaluated(closure: Callable[[], Any] | None) -> Any:
 
 def refuse_sparse(groups: list[dict[str, Any]]) -> None:
     """Raise ValueError naming the first parameter whose gradient is sparse."""
-    for name, parameter in chain.from_iterable(map(named, groups)):
-        if parameter.grad is not None and parameter.grad.layout != torch.strided:
-            raise ValueError(f"gradients must be dense, got a sparse one for parameter {name}")
+    for group in groups:
+        for place, parameter in enumerate(group["params"]):
+            if parameter.grad is not None and parameter.grad.layout != torch.strided:
+                name, _ = list(named(group))[place]
+                raise ValueError(f"gradients must be dense, got a sparse one for parameter {name}")
 
 
 def processes() -> int:
