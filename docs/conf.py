@@ -134,19 +134,19 @@ def write_bridges() -> None:
 def write_optimisers() -> None:
     """Write the table of methods by what is known, from comparisons/optimisers.json."""
     text = (ROOT / "benchmarks" / "comparisons" / "optimisers.json").read_text("utf-8")
-    header = ["what you know", "method", "what is guaranteed then", "cost", "bound", "reached"]
+    header = ["what you know", "method, and what is guaranteed then", "cost", "bound", "reached"]
     rows = [
         [
             row["known"],
-            f"``{row['method']}``",
-            row["promise"].replace("*", r"\*").replace("|", r"\|").replace("_", r"\_"),
+            f"``{row['method']}``: "
+            + row["promise"].replace("*", r"\*").replace("|", r"\|").replace("_", r"\_"),
             row["cost"],
             f"{row['promised']:.2g}" if row["promised"] is not None else "–",
             f"{row['reached']:.2g}",
         ]
         for row in json.loads(text)["rows"]
     ]
-    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 24 18 30 16 6 6", ""]
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 22 42 18 9 9", ""]
     for cells in [header, *rows]:
         lines += [f"   {'*' if k == 0 else ' '} - {cell}" for k, cell in enumerate(cells)]
     page = HERE / "generated" / "which-optimiser.txt"

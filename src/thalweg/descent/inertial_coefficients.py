@@ -248,7 +248,7 @@ def mode_exponents(lam: ArrayLike, A: float, B: float, C: float) -> NDArray[np.c
 
     Returns
     -------
-    ndarray of complex, of shape (*lam.shape, 2)
+    ndarray of complex, of shape ``(*lam.shape, 2)``
         The pairs; the slower (larger real part), or the one that turns forward, first.
 
     Raises

@@ -40,7 +40,7 @@ def find_cycle(
     method : callable
         ``method(x0)`` runs the method and returns its points: an `OptimizeResult` with
         ``trajectory`` (`two_step` and its like with ``record=True, gtol=0``) or an array of shape
-        (steps + 1, *x0.shape).
+        ``(steps + 1, *x0.shape)``.
     x0 : array_like
         Start.
     max_period : int, default 12
@@ -50,7 +50,7 @@ def find_cycle(
 
     Returns
     -------
-    ndarray of shape (period, *x0.shape) or None
+    ndarray of shape ``(period, *x0.shape)`` or None
         The last period of the points, beginning with its largest (in the first coordinate). None
         if the points settle, diverge or do not repeat.
 

@@ -159,7 +159,7 @@ def passivity_immersion(
     r"""Steer an inertial system onto gradient flow, by passivity and immersion.
 
     The system x' = v, v' = u is wanted on the manifold psi(x, v) = v + kappa grad f(x) = 0, where
-    it is gradient flow. With the storage |psi|² / 2, whose passive output is psi, the control
+    it is gradient flow. With the storage ‖psi‖² / 2, whose passive output is psi, the control
 
     .. math:: u = -\kappa \nabla^2 f(x) v - \gamma \psi
 

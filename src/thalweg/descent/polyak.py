@@ -127,7 +127,7 @@ def polyak_momentum(
     OptimizeResult
         ``x``, ``fun``, ``jac``, ``nit``, ``nfev``, ``njev``, ``success``, ``status``, ``message``;
         with `record` also ``history`` of ``fun`` of shape (nit + 1,), ``x`` of shape
-        (nit + 1, *x.shape) and ``step``, the eta_k, of shape (nit,). ``success`` is False after
+        ``(nit + 1, *x.shape)`` and ``step``, the eta_k, of shape (nit,). ``success`` is False after
         `maxiter` steps that met neither tolerance. If a value is not finite, the last point where
         all was is returned with ``success=False``.
 

@@ -145,8 +145,9 @@ def proxy_prox(
         solver ended, at its floating-point limit or `inner_maxiter`, before the accuracy was met:
         they are taken, as phi_t fell), ``eta`` and ``delta`` (the last ones), ``certificate`` (of
         ``x``; infinite before a step), ``success``, ``status``, ``message``. With `record`,
-        ``history`` has ``x`` of shape (nit + 1, *x.shape) and, of shape (nit,), ``inner_residual``,
-        ``n_proxy``, ``certificate``, ``eta``, ``delta``, and ``fun`` (nit + 1) if it is given.
+        ``history`` has ``x`` of shape ``(nit + 1, *x.shape)`` and, of shape (nit,),
+        ``inner_residual``, ``n_proxy``, ``certificate``, ``eta``, ``delta``, and ``fun`` (nit + 1)
+        if it is given.
         ``success`` is False if a value is not finite or the inner solver finds no point below
         phi_t(x_t); the last point is returned then.
 

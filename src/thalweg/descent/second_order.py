@@ -77,7 +77,7 @@ def subsampled_newton_cg(
     x0 : array_like, shape (dim,)
         Start.
     gradient_batch, hessian_batch : int, optional
-        Sizes |S| and |S_H| of the samples, drawn anew each step; None takes all components.
+        Sizes of the samples S and S_H, drawn anew each step; None takes all components.
     cg_tol : float, default 0.1
         Conjugate gradients stop once the residual is cg_tol ‖gradient‖, in [0, 1).
     cg_iterations : int, default 10
@@ -194,8 +194,9 @@ def gauss_newton(
         `thalweg.descent.curvature_products.ResidualSum` or alike (with ``residual``, ``jvp`` and
         ``vjp``, and ``output_hessp`` for a loss that is not ½ ‖·‖²), or a smooth linear model,
         whose Gauss-Newton matrix is the Hessian.
-    x0, gradient_batch, hessian_batch, cg_tol, cg_iterations, armijo, n_steps, gtol, rng, record, \
-executor, callback
+    x0, gradient_batch, hessian_batch, cg_tol, cg_iterations, armijo, n_steps, gtol
+        As in `subsampled_newton_cg`.
+    rng, record, executor, callback
         As in `subsampled_newton_cg`.
     damping : float, default 1.0
         The first lambda, >= 0; 0 stays 0.
