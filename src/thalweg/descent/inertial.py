@@ -102,8 +102,8 @@ def two_step(
         ``x``, ``fun``, ``jac``, ``nit``, ``nfev``, ``njev``, ``success``, ``status``, ``message``;
         with `record` also ``trajectory`` of shape ``(nit + 1, *x.shape)``, x0 and then the outputs,
         and ``history["fun"]`` of shape (nit + 1,). ``success`` is False after `maxiter` steps
-        without meeting `gtol`. If a value is not finite, the last point where all was is returned with
-        ``success=False``.
+        without meeting `gtol`. If a value is not finite, the last point where all was is returned
+        with ``success=False``.
 
     Raises
     ------
