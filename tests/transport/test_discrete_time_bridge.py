@@ -370,6 +370,8 @@ def test_few_rows_are_repeated_and_many_are_drawn_once():
         ({"batch_size": 0}, "batch_size must be"),
         ({"lr": -1.0}, "lr must be"),
         ({"d_lr": 0.0}, "d_lr must be"),
+        ({"score_share": 1.0}, "score_share must be"),
+        ({"score_lr": 0.0}, "score_lr must be"),
         ({"betas": (0.5, 1.0)}, "betas must be"),
         ({"r1": -1.0}, "r1 must be"),
         ({"ema": 1.0}, "ema must be"),

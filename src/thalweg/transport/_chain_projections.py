@@ -13,6 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thalweg._torch import torch
+from thalweg.transport._affine_baseline import (
+    CorrectedGenerator,
+    WhiteningDiscriminator,
+    sensitive,
+)
 from thalweg.transport._affine_end_law import AffineEndLaw
 from thalweg.transport._couplings import draw_pairs, some_rows
 from thalweg.transport._training import Learner, run_steps
@@ -20,9 +25,10 @@ from thalweg.transport.adversarial_projection import (
     EndGenerator,
     StepDiscriminator,
     draw_chain,
+    energy_score,
     markovian_projection_step,
 )
-from thalweg.transport.reference import BrownianReference
+from thalweg.transport.reference import BrownianReference, sample_neighbours
 
 Floats: TypeAlias = NDArray[np.float64]
 DIRECTIONS = ("forward", "backward")
@@ -75,9 +81,24 @@ def pool_of_rows(Z: torch.Tensor, at_most: int, rng: torch.Generator) -> torch.T
     return some_rows(Z, n, rng)
 
 
+def pairs_at_hand(
+    start: torch.Tensor, end: torch.Tensor, size: int, coupling: str, rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the pairs themselves, or as many drawn by batches as the larger cloud has rows."""
+    if coupling == "paired":
+        return start, end
+    n = max(len(start), len(end), LEAST_POOL)
+    draws = [draw_pairs(start, end, size, coupling, rng) for _ in range(-(-n // size))]
+    starts, ends = zip(*draws, strict=True)
+    return torch.cat(starts), torch.cat(ends)
+
+
 @dataclass
 class GanProjections:
-    """A generator and a discriminator, new ones for each projection."""
+    """A generator and a discriminator, new ones for each projection.
+
+    The generator learns by the energy score first, then against the discriminator.
+    """
 
     model: Any
     chains: Chains
@@ -98,25 +119,42 @@ class GanProjections:
     ) -> Floats:
         """Fit one direction to pairs; return the losses of each step."""
         model, direction = self.model, place["direction"]
-        generator, discriminator = self._networks(start.shape[1], direction, rng)
-        n_steps = model.steps_per_projection // model.d_steps
+        clock, reference = self.chains.clock(direction), self.chains.reference
+        known = pairs_at_hand(start, end, model.batch_size, coupling, rng)
+        if coupling == "minibatch-ot":
+            (start, end), coupling = known, "paired"
+        law = AffineEndLaw(start.shape[1], len(clock) - 1).to(start.device)
+        law.fit(known[0].double(), known[1].double(), clock, reference, rng)
+        generator, discriminator = self._networks(law, direction, rng)
+        total = model.steps_per_projection // model.d_steps
+        n_scored = int(model.score_share * total)
+        n_steps = total - n_scored
         judge = Learner(
             [discriminator], n_steps=n_steps * model.d_steps, lr=model.d_lr, betas=model.betas
         )
         maker = Learner([generator], n_steps=n_steps, lr=model.lr, betas=model.betas, ema=model.ema)
+        first = Learner([generator], n_steps=max(n_scored, 1), lr=model.score_lr)
+        spread = law.spread.float()
 
         def pairs(rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
             return draw_pairs(start, end, model.batch_size, coupling, rng)
 
         def advance(rng: torch.Generator) -> torch.Tensor:
+            if first.taken < n_scored:
+                x, y = pairs(rng)
+                index, now, _ = sample_neighbours(x, y, clock, reference.epsilon, rng)
+                scale, latent = spread[index], self.chains.latent_dim
+                loss = energy_score(generator, now, index, y, scale, latent, rng)
+                first.step(loss)
+                return torch.stack([torch.zeros_like(loss), loss]).detach()
             return markovian_projection_step(
                 pairs,
                 generator,
                 discriminator,
                 maker.step,
                 judge.step,
-                times=self.chains.clock(direction),
-                epsilon=self.chains.reference.epsilon,
+                times=clock,
+                epsilon=reference.epsilon,
                 latent_dim=self.chains.latent_dim,
                 r1=model.r1,
                 d_steps=model.d_steps,
@@ -126,8 +164,8 @@ class GanProjections:
         file = model.checkpoint and f"{os.fspath(model.checkpoint)}.{place['round']}-{direction}"
         losses = run_steps(
             advance,
-            [judge, maker],
-            n_steps=n_steps,
+            [judge, maker, first],
+            n_steps=total,
             generator=rng,
             callback=_with_place(model.callback, place),
             checkpoint=file,
@@ -138,17 +176,21 @@ class GanProjections:
         return losses
 
     def _networks(
-        self, dim: int, direction: str, rng: torch.Generator
+        self, law: AffineEndLaw, direction: str, rng: torch.Generator
     ) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Return untrained networks: the user's, or the default ones."""
         model, clock = self.model, self.chains.clock(direction)
         seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
         options = {"hidden": model.hidden, "rng": torch.Generator().manual_seed(seed)}
         one, two = copy.deepcopy((model.generator, model.discriminator))
+        dim = law.b.shape[1]
         if one is None:
-            one = EndGenerator(dim, self.chains.latent_dim, clock, **options)
+            inner = sensitive(EndGenerator(dim, self.chains.latent_dim, clock, **options))
+            one = CorrectedGenerator(copy.deepcopy(law), inner).float()
         if two is None:
-            two = StepDiscriminator(dim, clock, **options)
+            judge = StepDiscriminator(dim, clock, **options)
+            two = WhiteningDiscriminator(law, judge, clock, self.chains.reference)
+            two = copy.deepcopy(two).float()
         return one.to(model.device).train(), two.to(model.device).train()
 
 
@@ -170,10 +212,7 @@ class GaussianProjections:
         _config: dict[str, Any],
     ) -> Floats:
         """Fit one direction to pairs; return the mean squared error at each time."""
-        if coupling != "paired":
-            n, size = max(len(start), len(end), LEAST_POOL), self.model.batch_size
-            draws = [draw_pairs(start, end, size, coupling, rng) for _ in range(-(-n // size))]
-            start, end = (torch.cat(parts) for parts in zip(*draws, strict=True))
+        start, end = pairs_at_hand(start, end, self.model.batch_size, coupling, rng)
         law = AffineEndLaw(start.shape[1], len(self.chains.times) - 1).to(start.device)
         clock = self.chains.clock(place["direction"])
         errors = law.fit(start, end, clock, self.chains.reference, rng)

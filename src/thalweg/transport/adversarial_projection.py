@@ -25,6 +25,8 @@ from thalweg.transport.reference import BrownianReference, check_grid, sample_ne
 
 Pairs: TypeAlias = Callable[[torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 Update: TypeAlias = Callable[[torch.Tensor], Any]
+ROUND_OFF = 1e-12
+"""Added to squared distances, whose roots have no slope at zero."""
 
 
 def markovian_projection_step(
@@ -162,6 +164,27 @@ def generator_loss(
 ) -> torch.Tensor:
     """Return ``softplus(-D(fake))``, averaged."""
     return torch.nn.functional.softplus(-discriminator(fake, index, now)).mean()
+
+
+def energy_score(
+    generator: torch.nn.Module,
+    now: torch.Tensor,
+    index: torch.Tensor,
+    end: torch.Tensor,
+    spread: torch.Tensor,
+    latent_dim: int,
+    rng: torch.Generator,
+) -> torch.Tensor:
+    """Return ``(|G - end| + |G' - end| - |G - G'|) / 2`` over `spread`, averaged.
+
+    G and G' are two draws from the same point; `spread` (n,) is the unit of each row. The least
+    value is that of the true law of the end given the present: the score is strictly proper.
+    """
+    z = torch.randn(2 * len(now), latent_dim, generator=rng, dtype=now.dtype, device=now.device)
+    one, two = generator(now.repeat(2, 1), index.repeat(2), z).chunk(2)
+    gaps = torch.stack([one - end, two - end, one - two]).square().sum(2) + ROUND_OFF
+    signs = torch.tensor([0.5, 0.5, -0.5], dtype=now.dtype, device=now.device)
+    return ((signs @ gaps.sqrt()) / spread).mean()
 
 
 def draw_next(

@@ -27,7 +27,7 @@ ITERATIONS, CONDITION = 60, 16.0
 RATE_RANGE = (1e-8, 1e-2)
 PAIR_COVS = (np.array([[1.0, 0.4], [0.4, 0.6]]), np.array([[0.5, -0.3], [-0.3, 1.5]]))
 PAIR_ITERATIONS = 4
-ROLL_SCALE, ROLL_NOISE, ROLL_RATE = 7.5, 0.8, 2e-3
+ROLL_SCALE, ROLL_NOISE, ROLL_START = 7.5, 0.8, "minibatch-ot"
 POINTS, BASELINE_CALLS = 20_000, 100
 MIXTURE_EPSILON, MIXTURE_POINTS, DRAWS = 1.0, 200, 500
 IMAGES, LABELS = "mnist-t10k-images", "mnist-t10k-labels"
@@ -111,7 +111,7 @@ def roll(setup, rng, report):
             epsilon,
             n_iter=setup.roll_iterations,
             steps_per_projection=setup.roll_steps,
-            lr=ROLL_RATE,
+            initial_coupling=ROLL_START,
             hidden=hidden,
             callback=tell,
             rng=seed(rng),
@@ -120,6 +120,7 @@ def roll(setup, rng, report):
             epsilon,
             n_iter=setup.roll_iterations,
             n_steps=setup.baseline_steps,
+            initial_coupling=ROLL_START,
             hidden=hidden,
             n_sde_steps=BASELINE_CALLS,
             rng=seed(rng),
