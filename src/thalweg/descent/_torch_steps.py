@@ -58,6 +58,23 @@ def evaluated(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
+def undifferentiated(optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> Any:
+    """Return the loss of a closure that does not call backward, with its graph; clear gradients.
+
+    Raises TypeError where there is no closure or it calls backward, ValueError where its loss does
+    not depend on the parameters.
+    """
+    if closure is None:
+        raise TypeError("closure must be a callable that returns the loss, got None")
+    optimizer.zero_grad(set_to_none=True)
+    loss = evaluated(closure)
+    if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+        raise TypeError("closure must return the loss without calling backward, it called it")
+    if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+        raise ValueError("closure must return a tensor that depends on the parameters")
+    return loss
+
+
 def refuse_sparse(groups: list[dict[str, Any]]) -> None:
     """Raise ValueError naming the first parameter whose gradient is sparse."""
     for group in groups:

@@ -19,7 +19,11 @@ from typing import Any
 
 from thalweg._torch import torch
 from thalweg._validation import check_count, check_option, check_real
-from thalweg.descent._torch_steps import CheckedOptimizer, evaluated, refuse_sparse
+from thalweg.descent._torch_steps import (
+    CheckedOptimizer,
+    refuse_sparse,
+    undifferentiated,
+)
 
 KEEP, GROW, RESTART = RESETS = (0, 1, 2)
 MOST_TRIALS = 100
@@ -174,15 +178,7 @@ class StochasticLineSearch(CheckedOptimizer):
 
     def _differentiated(self, closure: Callable[[], Any] | None) -> torch.Tensor:
         """The closure's loss, its gradients left in the parameters."""
-        if closure is None:
-            raise TypeError("closure must be a callable that returns the loss, got None")
-        self.zero_grad(set_to_none=True)
-        loss = evaluated(closure)
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        if any(p.grad is not None for p in parameters):
-            raise TypeError("closure must return the loss without calling backward, it called it")
-        if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
-            raise ValueError("closure must return a tensor that depends on the parameters")
+        loss: torch.Tensor = undifferentiated(self, closure)
         with torch.enable_grad():
             loss.backward()
         refuse_sparse(self.param_groups)

@@ -18,7 +18,12 @@ from typing import Any
 
 from thalweg._torch import torch
 from thalweg._validation import check_count, check_real
-from thalweg.descent._torch_steps import CheckedOptimizer, evaluated, processes, refuse_sparse
+from thalweg.descent._torch_steps import (
+    CheckedOptimizer,
+    processes,
+    refuse_sparse,
+    undifferentiated,
+)
 from thalweg.descent._trial_steps import Part, norm, numbers_of, take_model_steps
 from thalweg.descent.model_descent import (
     BETA,
@@ -220,9 +225,7 @@ class SMB(CheckedOptimizer):
             If the loss or its gradient is not finite at the parameters, or the gradient is not
             after 30 halvings of the trial step. The parameters stay then.
         """
-        if closure is None:
-            raise TypeError("closure must be a callable that returns the loss, got None")
-        loss = self._loss(closure)
+        loss = undifferentiated(self, closure)
         before = _shared(loss)
         self._differentiate(loss)
         # DistributedDataParallel may hand out views of buckets, which the next backward overwrites.
@@ -255,16 +258,6 @@ class SMB(CheckedOptimizer):
         self._count(model)
         return loss
 
-    def _loss(self, closure: Callable[[], Any]) -> torch.Tensor:
-        """The loss with its graph, gradients cleared."""
-        self.zero_grad(set_to_none=True)
-        loss = evaluated(closure)
-        if any(p.grad is not None for group in self.param_groups for p in group["params"]):
-            raise TypeError("closure must return the loss without calling backward, it called it")
-        if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
-            raise ValueError("closure must return a tensor that depends on the parameters")
-        return loss
-
     def _differentiate(self, loss: torch.Tensor) -> None:
         with torch.enable_grad():
             loss.backward()
@@ -281,11 +274,11 @@ class SMB(CheckedOptimizer):
             worth |= not tiny
         return worth
 
-    def _test(self, closure: Callable[[], Any], before: float, parts: list[Part]) -> bool:
+    def _test(self, closure: Callable[[], Any] | None, before: float, parts: list[Part]) -> bool:
         """Keep the trial step, undo it for the next batch, or take the model's: then True."""
         independent = self.param_groups[0]["independent_batch"]
         waiting = self.param_groups[0]["waiting"]
-        ahead = self._loss(closure)
+        ahead = undifferentiated(self, closure)
         if not waiting:
             after = _shared(ahead)
             fall = sum(part.group["c"] * part.group["lr"] * part.norm**2 for part in parts)
@@ -310,7 +303,7 @@ class SMB(CheckedOptimizer):
         self._set("waiting", True)
 
     def _finite_end(
-        self, closure: Callable[[], Any], ahead: torch.Tensor, parts: list[Part]
+        self, closure: Callable[[], Any] | None, ahead: torch.Tensor, parts: list[Part]
     ) -> tuple[float, list[torch.Tensor]]:
         """Gradients at the end of the trial step, halved until they are finite, and its scale."""
         scale = 1.0
@@ -319,7 +312,7 @@ class SMB(CheckedOptimizer):
                 scale /= 2
                 for part in parts:
                     part.move(scale)
-                ahead = self._loss(closure)
+                ahead = undifferentiated(self, closure)
             self._differentiate(ahead)
             ends = [
                 torch.zeros_like(part.gradient) if part.parameter.grad is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -20,7 +19,7 @@ from thalweg.transport._affine_baseline import (
 )
 from thalweg.transport._affine_end_law import AffineEndLaw
 from thalweg.transport._couplings import draw_pairs, some_rows
-from thalweg.transport._training import Learner, run_steps
+from thalweg.transport._training import Learner, placed, run_steps
 from thalweg.transport.adversarial_projection import (
     EndGenerator,
     StepDiscriminator,
@@ -167,7 +166,7 @@ class GanProjections:
             [judge, maker, first],
             n_steps=total,
             generator=rng,
-            callback=_with_place(model.callback, place),
+            callback=placed(model.callback, **place),
             checkpoint=file,
             checkpoint_every=model.checkpoint_every,
             config={**config, **place},
@@ -219,20 +218,7 @@ class GaussianProjections:
         if not bool(errors.isfinite().all()):
             raise FloatingPointError(f"the mean squared errors are {errors.tolist()}")
         self.chains.generators[place["direction"]] = law
-        callback = _with_place(self.model.callback, place)
+        callback = placed(self.model.callback, **place)
         if callback is not None:
             callback(SimpleNamespace(step=1, n_steps=1, loss=float(errors.mean())))
         return np.asarray(errors.cpu().numpy())
-
-
-def _with_place(
-    callback: Callable[[Any], Any] | None, place: dict[str, Any]
-) -> Callable[[Any], Any] | None:
-    if callback is None:
-        return None
-
-    def told(state: Any) -> None:
-        vars(state).update(place)
-        callback(state)
-
-    return told

@@ -1,4 +1,4 @@
-"""Checks that two clouds of points can be compared."""
+"""Checks that two clouds of points can be compared, and their common unit."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def check_sizes(X: Any, Y: Any, at_least: int) -> None:
         raise ValueError(
             f"X and Y must have the same number of columns, got {X.shape[1]} and {Y.shape[1]}"
         )
+
+
+def common_spread(X: NDArray[np.float64], Y: NDArray[np.float64]) -> float:
+    """Return the root mean variance of the columns of both, or 1 where all points are one."""
+    spread = float(np.sqrt((X.var(0).mean() + Y.var(0).mean()) / 2))
+    return spread if spread > 0 else 1.0

@@ -397,3 +397,15 @@ def _interrupts_between_steps(active: bool) -> Iterator[Callable[[], None]]:
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def placed(callback: Callable[[Any], Any] | None, **place: Any) -> Callable[[Any], Any] | None:
+    """Return the callback, told in its state which part of a larger fit is under way."""
+    if callback is None:
+        return None
+
+    def told(state: Any) -> None:
+        vars(state).update(place)
+        callback(state)
+
+    return told

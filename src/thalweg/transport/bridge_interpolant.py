@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from thalweg._torch import torch, torch_generator
 from thalweg._validation import check_array, check_count, check_option, check_real
-from thalweg.transport._clouds import check_clouds
+from thalweg.transport._clouds import check_clouds, common_spread
 from thalweg.transport._gaussian_path import GaussianPath, least_energy_path
 from thalweg.transport._path_game import PathGame
 from thalweg.transport._training import Learner, fingerprint, run_steps
@@ -332,7 +332,7 @@ class BridgeInterpolant(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         generator = torch_generator(self.rng, self.device)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         initial, d = torch.Generator().manual_seed(seed), X.shape[1]
-        scale = float(np.sqrt((X.var(0).mean() + Y.var(0).mean()) / 2)) or 1.0
+        scale = common_spread(X, Y)
         path, drift, denoiser = (
             TimeMLP(d, hidden=self.hidden, cond_dim=cond, zero_init=zero, rng=initial).to(
                 self.device

@@ -34,9 +34,9 @@ from thalweg._validation import (
     is_torch_tensor,
 )
 from thalweg.transport._bridge_regression import LAST_TIME, DriftLoss, simulate
-from thalweg.transport._clouds import check_clouds
+from thalweg.transport._clouds import check_clouds, common_spread
 from thalweg.transport._couplings import COUPLINGS, some_rows
-from thalweg.transport._training import fingerprint
+from thalweg.transport._training import fingerprint, placed
 from thalweg.transport.networks import TimeMLP, train
 from thalweg.transport.reference import BrownianReference
 
@@ -196,7 +196,7 @@ class BridgeMatching(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             direction: TimeMLP(d, hidden=self.hidden, rng=initial).to(self.device)
             for direction in DIRECTIONS
         }
-        self.mean0_, self.mean1_, self.scale_ = X.mean(0), Y.mean(0), _spread(X, Y)
+        self.mean0_, self.mean1_, self.scale_ = X.mean(0), Y.mean(0), common_spread(X, Y)
         self.n_features_in_ = d
         config = self._config(X, Y)
         ends = {"forward": self._inward(X, 0.0), "backward": self._inward(Y, 1.0)}
@@ -224,7 +224,7 @@ class BridgeMatching(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                     n_steps=self.n_steps,
                     lr=self.lr,
                     ema=self.ema,
-                    callback=self._callback(number, direction),
+                    callback=placed(self.callback, round=number, direction=direction),
                     rng=generator,
                     checkpoint=self.checkpoint
                     and f"{os.fspath(self.checkpoint)}.{number}-{direction}",
@@ -395,19 +395,3 @@ class BridgeMatching(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             "rng": self.rng if isinstance(self.rng, int) else None,
             "data": fingerprint(X, Y),
         }
-
-    def _callback(self, number: int, direction: str) -> Callable[[Any], Any] | None:
-        callback = self.callback
-        if callback is None:
-            return None
-
-        def with_place(state: Any) -> None:
-            state.round, state.direction = number, direction
-            callback(state)
-
-        return with_place
-
-
-def _spread(X: Floats, Y: Floats) -> float:
-    spread = float(np.sqrt((X.var(0).mean() + Y.var(0).mean()) / 2))
-    return spread if spread > 0 else 1.0

@@ -28,7 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from thalweg._torch import torch, torch_generator
 from thalweg._validation import check_array, check_count, check_option, check_real
-from thalweg.transport._clouds import check_clouds
+from thalweg.transport._clouds import check_clouds, common_spread
 from thalweg.transport._couplings import some_rows
 from thalweg.transport._diffusion_chain_start import (
     GivenModel,
@@ -47,7 +47,7 @@ from thalweg.transport._diffusion_chain_training import (
     opposite_of,
     simulate,
 )
-from thalweg.transport._training import fingerprint
+from thalweg.transport._training import fingerprint, placed
 from thalweg.transport.diffusion_chain import DIRECTIONS
 from thalweg.transport.metrics import energy_distance
 from thalweg.transport.networks import train
@@ -234,7 +234,7 @@ class DiffusionSchrodingerBridge(OneToOneFeatureMixin, TransformerMixin, BaseEst
         gammas, rate = check_chain(
             self.parametrization, self.loss, self.n_times, self.gammas, self.reference_rate
         )
-        d, scale = X.shape[1], _spread(X, Y)
+        d, scale = X.shape[1], common_spread(X, Y)
         chain = Chain(gammas, check_real("epsilon", self.epsilon, above=0) / scale**2, rate)
         if is_model(self.init):
             check_model(self.init, X)
@@ -274,7 +274,7 @@ class DiffusionSchrodingerBridge(OneToOneFeatureMixin, TransformerMixin, BaseEst
                         n_steps=self.n_steps,
                         lr=self.lr,
                         ema=self.ema,
-                        callback=self._callback(epoch, direction),
+                        callback=placed(self.callback, epoch=epoch, direction=direction),
                         rng=generator,
                         checkpoint=self.checkpoint
                         and f"{os.fspath(self.checkpoint)}.{epoch}-{direction}",
@@ -389,19 +389,3 @@ class DiffusionSchrodingerBridge(OneToOneFeatureMixin, TransformerMixin, BaseEst
             "rng": self.rng if isinstance(self.rng, int) else None,
             "data": fingerprint(X, Y),
         }
-
-    def _callback(self, epoch: int, direction: str) -> Callable[[Any], Any] | None:
-        callback = self.callback
-        if callback is None:
-            return None
-
-        def with_place(state: Any) -> None:
-            state.epoch, state.direction = epoch, direction
-            callback(state)
-
-        return with_place
-
-
-def _spread(X: Floats, Y: Floats) -> float:
-    spread = float(np.sqrt((X.var(0).mean() + Y.var(0).mean()) / 2))
-    return spread if spread > 0 else 1.0

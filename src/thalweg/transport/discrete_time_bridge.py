@@ -41,10 +41,9 @@ from thalweg.transport._chain_projections import (
     GaussianProjections,
     pool_of_rows,
 )
-from thalweg.transport._clouds import check_clouds
+from thalweg.transport._clouds import check_clouds, common_spread
 from thalweg.transport._couplings import COUPLINGS, some_rows
 from thalweg.transport._training import fingerprint
-from thalweg.transport.bridge_matching import _spread
 from thalweg.transport.metrics import energy_distance
 from thalweg.transport.reference import BrownianReference, check_grid
 
@@ -239,7 +238,7 @@ class AdversarialBridge(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X, Y = check_clouds(X, Y, at_least=2)
         n_iter, self.times_ = self._check(X, Y)
         rng = torch_generator(self.rng, self.device)
-        self.n_features_in_, self.scale_ = X.shape[1], _spread(X, Y)
+        self.n_features_in_, self.scale_ = X.shape[1], common_spread(X, Y)
         self.mean0_, self.mean1_ = X.mean(0), Y.mean(0)
         reference = BrownianReference(self.epsilon / self.scale_**2)
         chains = Chains({}, self.times_, reference, self._latent_dim())

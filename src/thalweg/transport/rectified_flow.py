@@ -35,7 +35,7 @@ from thalweg._validation import (
     check_real,
     is_torch_tensor,
 )
-from thalweg.transport._clouds import check_clouds
+from thalweg.transport._clouds import check_clouds, common_spread
 from thalweg.transport._couplings import draw_pairs, some_rows
 from thalweg.transport._rectified_fields import (
     Field,
@@ -46,7 +46,7 @@ from thalweg.transport._rectified_fields import (
     departure_from_lines,
     matching_excess,
 )
-from thalweg.transport._training import fingerprint
+from thalweg.transport._training import fingerprint, placed
 from thalweg.transport.convex_costs import ConvexCost, NormCost, PowerCost, convex_cost
 from thalweg.transport.convex_costs import QuadraticCost as QuadraticCost
 from thalweg.transport.networks import TimeMLP, train
@@ -240,8 +240,7 @@ class RectifiedFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         initial = torch.Generator().manual_seed(seed)
         network = self._new_network(d, cost, initial)
         self.mean0_, self.mean1_ = X.mean(0), Y.mean(0)
-        spread = float(np.sqrt((X.var(0).mean() + Y.var(0).mean()) / 2))
-        self.scale_ = spread if spread > 0 else 1.0
+        self.scale_ = common_spread(X, Y)
         self.n_features_in_ = d
         config = self._config(X, Y, cost, paired)
         (start, end), held = self._split(
@@ -264,7 +263,7 @@ class RectifiedFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 n_steps=self.n_steps,
                 lr=self.lr,
                 schedule=self.schedule,
-                callback=self._callback(number),
+                callback=placed(self.callback, round=number),
                 rng=generator,
                 checkpoint=self.checkpoint and f"{os.fspath(self.checkpoint)}.{number}",
                 checkpoint_every=self.checkpoint_every,
@@ -483,17 +482,6 @@ class RectifiedFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             "rng": self.rng if isinstance(self.rng, int) else None,
             "data": fingerprint(X, Y),
         }
-
-    def _callback(self, number: int) -> Callable[[Any], Any] | None:
-        callback = self.callback
-        if callback is None:
-            return None
-
-        def with_place(state: Any) -> None:
-            state.round = number
-            callback(state)
-
-        return with_place
 
 
 def optimality_gap_bound(initial_cost: float, K: int) -> float:

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from thalweg._torch import torch, torch_generator
 from thalweg._validation import check_array, check_count, check_option, check_real
-from thalweg.transport._clouds import check_clouds
+from thalweg.transport._clouds import check_clouds, common_spread
 from thalweg.transport._couplings import COUPLINGS, draw_pairs, stratified_times
 from thalweg.transport._interpolant_fields import InterpolantFields, check_learn
 from thalweg.transport._interpolant_sampler import InterpolantSampler
@@ -211,7 +211,7 @@ class StochasticInterpolant(
         }
         mean0 = 0 * Y.mean(0) if path.starts_from_noise else X.mean(0)
         start = Y if path.family == "mirror" else X
-        scale = float(np.sqrt((start.var(0).mean() + Y.var(0).mean()) / 2)) or 1.0
+        scale = common_spread(start, Y)
         fields = InterpolantFields(path, networks, mean0, Y.mean(0), scale, t_min)
         x0, x1 = (
             torch.from_numpy((Z - mean) / scale).to(self.device, torch.float32)

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from thalweg._torch import torch, torch_generator
 from thalweg._validation import check_array, check_count
 from thalweg.transport._training import Schedule as LearningSchedule
-from thalweg.transport._training import fingerprint
+from thalweg.transport._training import fingerprint, placed
 from thalweg.transport._unfolding_process import BridgeLoss, follow_back
 from thalweg.transport.networks import TimeMLP, train
 from thalweg.transport.reweighting import check_simulation, check_weights, density_ratio
@@ -243,7 +243,7 @@ class BridgeUnfolder(BaseEstimator):
                 lr=self.lr,
                 schedule=self.schedule,
                 ema=self.ema,
-                callback=self._callback(iteration),
+                callback=placed(self.callback, iteration=iteration),
                 rng=generator,
                 checkpoint=self.checkpoint and f"{os.fspath(self.checkpoint)}.{iteration}",
                 checkpoint_every=self.checkpoint_every,
@@ -352,17 +352,6 @@ class BridgeUnfolder(BaseEstimator):
             "rng": self.rng if isinstance(self.rng, int) else None,
             "data": fingerprint(*data),
         }
-
-    def _callback(self, iteration: int) -> Callable[[Any], Any] | None:
-        callback = self.callback
-        if callback is None:
-            return None
-
-        def with_place(state: Any) -> None:
-            state.iteration = iteration
-            callback(state)
-
-        return with_place
 
 
 def _seed(generator: torch.Generator, below: int = 2**62) -> int:
