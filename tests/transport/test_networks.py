@@ -368,7 +368,15 @@ def test_a_killed_process_goes_on_bit_by_bit(tmp_path):
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
 
 
-def test_the_keyboard_interrupts_between_two_steps(tmp_path):
+@pytest.fixture
+def keyboard():
+    """Let the keyboard interrupt, which a shell has background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_keyboard_interrupts_between_two_steps(tmp_path, keyboard):
     net, path = Line(), tmp_path / "run.pt"
     inner = noisy_loss(net)
 
@@ -383,7 +391,7 @@ def test_the_keyboard_interrupts_between_two_steps(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_interrupt_stops_at_once(tmp_path):
+def test_a_second_interrupt_stops_at_once(tmp_path, keyboard):
     net, calls = Line(), []
 
     def loss(generator):
