@@ -74,10 +74,10 @@ def by_cvxpy(W, solver):
     X = cvxpy.Variable((NODES, NODES), PSD=True)
     value = 0.25 * cvxpy.sum(cvxpy.multiply(W, 1 - X))
     programme = cvxpy.Problem(cvxpy.Maximize(value), [cvxpy.diag(X) == 1])
-    return lambda: programme.solve(solver=solver)
+    return lambda: programme.solve(solver=solver, warm_start=False)
 
 
-@pytest.mark.parametrize("entrant", ["thalweg", "SCS", "CLARABEL"])
+@pytest.mark.parametrize("entrant", ["thalweg", "SCS"])
 def test_maxcut(measure, entrant):
     W = graph()
     bound = maxcut_sdp(W, tol=1e-10, rng=1).upper_bound
@@ -92,7 +92,7 @@ def test_maxcut(measure, entrant):
         accuracy=("relative distance from the bound", lambda value: abs(value - bound) / bound),
         peer=None if entrant == "thalweg" else entrant.lower(),
         target=None if entrant == "thalweg" else 20.0,
-        rounds=5 if entrant == "thalweg" else 2,
+        rounds=5 if entrant == "thalweg" else 1,
     )
 
 

@@ -95,7 +95,7 @@ def test_steps(measure, entrant, name):
     )
 
 
-@pytest.mark.parametrize("entrant", ["thalweg HeavyBall", "pytorch_optimizer AggMo"])
+@pytest.mark.parametrize("entrant", ["thalweg HeavyBall", "pytorch_optimizer SGDW"])
 def test_momentum_of_another_library(measure, entrant):
     ours = entrant.startswith("thalweg")
     if not ours and importlib.util.find_spec("pytorch_optimizer") is None:
@@ -104,9 +104,9 @@ def test_momentum_of_another_library(measure, entrant):
     def make(params: Any) -> Any:
         if ours:
             return descent.HeavyBall(params, lr=1e-3, momentum=0.9)
-        from pytorch_optimizer import AggMo
+        from pytorch_optimizer import SGDW
 
-        return AggMo(params, lr=1e-3, betas=(0.9,))
+        return SGDW(params, lr=1e-3, momentum=0.9)
 
     measure(
         steps_of(make),
