@@ -160,10 +160,10 @@ from .stochastic import stochastic_proximal_point as stochastic_proximal_point
 from .strong_growth import accelerated_bound as accelerated_bound
 from .strong_growth import mean_square_rate as mean_square_rate
 from .strong_growth import strong_growth_constant as strong_growth_constant
+from .surrogate_values import majorisation_bound as majorisation_bound
+from .surrogate_values import smoothness as smoothness
+from .surrogate_values import surrogate_value as surrogate_value
 from .target_surrogate import SSO as SSO
-from .target_surrogate import majorisation_bound as majorisation_bound
-from .target_surrogate import smoothness as smoothness
-from .target_surrogate import surrogate_value as surrogate_value
 from .trust_region_steps import L1 as L1
 from .trust_region_steps import Box as Box
 from .trust_region_steps import SquaredL2 as SquaredL2

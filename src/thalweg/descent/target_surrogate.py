@@ -21,15 +21,6 @@ from thalweg.descent._surrogate_construction import TargetLoss, construct, curva
 from thalweg.descent._surrogate_inner import ParameterModel
 from thalweg.descent._surrogate_inputs import MADE, check_options, check_outputs, check_rows
 from thalweg.descent._torch_steps import CheckedOptimizer
-from thalweg.descent.surrogate_values import (
-    majorisation_bound as majorisation_bound,
-)
-from thalweg.descent.surrogate_values import (
-    smoothness as smoothness,
-)
-from thalweg.descent.surrogate_values import (
-    surrogate_value as surrogate_value,
-)
 
 
 class SSO(CheckedOptimizer):

@@ -150,12 +150,11 @@ def network_case(setup, rng):
     ]
 
     def error_of(make, rate):
-        torch_seed = torch.random.get_rng_state()
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(
-            torch.nn.Linear(X.shape[1], HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 10)
-        )
-        torch.random.set_rng_state(torch_seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = torch.nn.Sequential(
+                torch.nn.Linear(X.shape[1], HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 10)
+            )
         optimizer = make(model.parameters(), rate)
         scheduler = StepDecayLR(optimizer, total, kappa=100.0, n_stages=setup.network_stages)
         for batch in batches:
